@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compatibility engine: request and facts in, plan or conflict out. Plain Python; imports no Ansible."""
+
+from __future__ import annotations
+
+from gpu_compat.change import change, provided
+from gpu_compat.errors import CompatError, Mistake
+from gpu_compat.fleet import check_requests
+from gpu_compat.plan import plan
+from gpu_compat.request import read_request
+
+__all__ = ["CompatError", "Mistake", "change", "check_requests", "plan", "provided", "read_request"]

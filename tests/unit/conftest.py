@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the unit tests share: modules that import without Ansible running, and the facts of a plain host."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# On a host Ansible packs module_utils/ into its own package; here the same names lead to the same files.
+for _helper in ("environment_store", "package_index"):
+    _load(f"ansible.module_utils.{_helper}", ROOT / "module_utils" / f"{_helper}.py")
+
+
+@pytest.fixture(scope="session")
+def store() -> ModuleType:
+    return sys.modules["ansible.module_utils.environment_store"]
+
+
+@pytest.fixture(scope="session")
+def package_index() -> ModuleType:
+    return sys.modules["ansible.module_utils.package_index"]
+
+
+@pytest.fixture(scope="session")
+def gpu_facts() -> ModuleType:
+    return _load("gpulab_gpu_facts", ROOT / "library" / "gpu_facts.py")
+
+
+@pytest.fixture(scope="session")
+def gpu_environment() -> ModuleType:
+    return _load("gpulab_gpu_environment", ROOT / "library" / "gpu_environment.py")
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
+    """A Debian 12 host without a GPU and with its own Python 3.11."""
+    return {
+        "arch": "x86_64",
+        "gpus": [],
+        "other_gpus": [],
+        "unknown": {},
+        "driver": {"loaded_version": None, "reason": "the kernel module nvidia is not loaded"},
+        "pythons": [
+            {
+                "path": "/usr/bin/python3.11",
+                "minor": "3.11",
+                "version": "3.11.2",
+                "usable": True,
+                "venv": True,
+            }
+        ],
+        "environments": {},
+    }
+
+
+@pytest.fixture
+def gpu_host(facts: dict[str, Any]) -> dict[str, Any]:
+    """The same host with one GPU and a loaded driver."""
+    return {
+        **facts,
+        "gpus": [{"bus": "0000:01:00.0", "vendor": "0x10de", "device": "0x2204"}],
+        "driver": {"loaded_version": "580.126.09", "reason": None},
+    }

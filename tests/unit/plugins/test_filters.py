@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The filters as templates use them: with tagged values, through Ansible's own templating."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleError
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import filter_loader, init_plugin_loader
+from ansible.template import Templar, trust_as_template
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugins() -> None:
+    init_plugin_loader([])
+    filter_loader.add_directory(str(ROOT / "filter_plugins"))
+
+
+def template(expression: str, text: str, **extra: Any) -> Any:
+    """Template ``expression`` with the variables of a YAML text, tagged as in an inventory."""
+    loader = DataLoader()
+    variables = loader.load(text) | extra
+    return Templar(loader=loader, variables=variables).template(trust_as_template("{{ " + expression + " }}"))
+
+
+WISH = "gpu_stack: {environments: [{name: torch, frameworks: {pytorch: newest}}]}"
+
+
+def test_validate_returns_plain_values() -> None:
+    answer = template("gpu_stack | gpu_compat_validate", WISH)
+    assert yaml.safe_load(yaml.safe_dump(answer))["profile"] == "auto"
+
+
+def test_validate_explains_mistakes_without_naming_internal_types() -> None:
+    with pytest.raises(AnsibleError) as caught:
+        template(
+            "gpu_stack | gpu_compat_validate",
+            "gpu_stack: {environments: [{name: a, python: 3.10, frameworks: {pytorch: newest}}]}",
+        )
+    assert "environments[0].python: 3.1 is a number" in str(caught.value)
+    assert "_Ansible" not in str(caught.value)
+
+
+def test_plan_change_and_provided(facts: dict[str, Any]) -> None:
+    answer = template("gpu_stack | gpu_compat_plan(facts)", WISH, facts=facts)
+    assert answer["status"] == "planned"
+    again = {"planned": answer["plan"], "facts": facts}
+    assert template("planned | gpu_compat_change(facts)", "{}", **again)["environments"][0]["name"] == "torch"
+    assert template("planned | gpu_compat_provided(facts)", "{}", **again)["absent"] == ["torch"]
+
+
+def test_check_names_host_file_and_line(tmp_path: Path) -> None:
+    inventory = tmp_path / "all.yml"
+    inventory.write_text(
+        "gpu_stack:\n  profile: auto\n  environments:\n"
+        "    - name: torch\n      python: 3.10\n      frameworks: {pytorch: newest}\n"
+    )
+    loader = DataLoader()
+    stack = loader.load_from_file(str(inventory))
+    templar = Templar(
+        loader=loader, variables={"hostvars": {"gpu01": stack, "gpu02": stack}, "hosts": ["gpu01", "gpu02"]}
+    )
+    lines = templar.template(trust_as_template("{{ hosts | gpu_compat_check(hostvars) }}"))
+    assert len(lines) == 1
+    assert lines[0].startswith("gpu01, gpu02: gpu_stack.environments[0].python: 3.1 is a number")
+    assert lines[0].endswith(f"[{inventory}:5]")
+
+
+VERDICT = """
+verdicts:
+  gpu01:
+    results:
+      - {environment: torch, framework: pytorch, version: 2.13.0, python: "3.11", device: cpu, dataset: generated,
+         accuracy: 0.97531, seconds: 21.4, status: PASS}
+      - {environment: "evil\\n<b>", framework: keras, keras_backend: torch, status: FAIL}
+    checks: [{id: mnist.train, target: "evil/keras", status: FAIL, message: "accuracy nan"}]
+    verdict: {status: FAIL, label: "FAIL (cpu profile - no GPU claim)"}
+  gpu02: {}
+"""
+
+
+def test_table_shows_every_host_and_never_an_empty_success() -> None:
+    lines = template("verdicts | verdict_table", VERDICT).splitlines()
+    assert any(
+        "PyTorch 2.13.0" in line and "0.9753" in line and "21" in line and line.endswith("PASS") for line in lines
+    )
+    assert any("evil <b>" in line and "Keras on torch" in line for line in lines)
+    assert any(line.startswith("gpu02") and line.endswith("UNKNOWN (no verdict)") for line in lines)
+    assert any("FAIL (cpu profile - no GPU claim)" in line for line in lines)
+    assert lines[-1] == "gpu01: FAIL mnist.train evil/keras accuracy nan"
+
+
+def test_every_filter_has_documentation_that_ansible_doc_can_read() -> None:
+    for plugin in ("gpu_compat_filters", "report_filters"):
+        names = [path.stem for path in (ROOT / "filter_plugins").glob("*.yml")]
+        source = (ROOT / "filter_plugins" / f"{plugin}.py").read_text()
+        registered = [
+            line.split('"')[1]
+            for line in source.splitlines()
+            if line.startswith('            "') or 'return {"' in line
+        ]
+        assert registered
+        assert set(registered) <= set(names)
