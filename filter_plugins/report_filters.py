@@ -21,7 +21,7 @@ _HEADINGS = (
     "SECONDS",
     "VERDICT",
 )
-_WORDS = {"tensorflow": "TensorFlow", "keras": "Keras", "pytorch": "PyTorch", "jax": "JAX"}
+_WORDS = {"tensorflow": "TensorFlow", "keras": "Keras", "pytorch": "PyTorch", "torch": "PyTorch", "jax": "JAX"}
 
 
 def verdict_table(verdicts: Any) -> str:
@@ -52,14 +52,14 @@ def verdict_table(verdicts: Any) -> str:
 
 def _row(host: str, result: Mapping[str, Any]) -> Sequence[str]:
     """Return one job as a row; what is not known is a dash, never an empty success."""
-    framework = _WORDS.get(result.get("framework", ""), str(result.get("framework", "-")))
-    if result.get("keras_backend"):
-        framework += f" on {result['keras_backend']}"
+    framework = f"{_word(result.get('framework'))} {result.get('version') or ''}".strip()
+    if result.get("framework") == "keras" and result.get("keras_backend"):
+        framework += f" on {_word(result['keras_backend'])}"
     accuracy, seconds = result.get("accuracy"), result.get("seconds")
     cells = (
         host,
         result.get("environment"),
-        f"{framework} {result.get('version') or ''}".strip(),
+        framework,
         result.get("python"),
         result.get("device"),
         result.get("dataset"),
@@ -68,6 +68,11 @@ def _row(host: str, result: Mapping[str, Any]) -> Sequence[str]:
         result.get("status", "UNKNOWN"),
     )
     return [_plain(cell) for cell in cells]
+
+
+def _word(name: Any) -> str:
+    """Return a framework's or a backend's name as its makers write it."""
+    return _WORDS.get(name, str(name or "-"))
 
 
 def _line(check: Mapping[str, Any]) -> str:

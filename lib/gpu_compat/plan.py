@@ -156,7 +156,7 @@ def _environment(
         torch_packages=[],
         forbidden=table("frameworks")["cuda_packages"] if profile == "cpu" else [],
     )
-    _add_extras(planned, wish["extras"])
+    _add_companions(planned, wish["extras"])
     reasons.append(
         {
             "about": f"environments.{wish['name']}.python",
@@ -185,9 +185,14 @@ def _keras_backend(wish: Mapping[str, Any]) -> str | None:
     return next(backend for name, backend in KERAS_BACKENDS.items() if name in wish["frameworks"])
 
 
-def _add_extras(planned: dict[str, Any], extras: Sequence[str]) -> None:
-    """Add the packages of each field; those that belong to PyTorch must come from where PyTorch comes from."""
+def _add_companions(planned: dict[str, Any], extras: Sequence[str]) -> None:
+    """Add what the frameworks are used with and the packages of each field.
+
+    Those that belong to PyTorch must come from where PyTorch comes from.
+    """
     packages: list[str] = []
+    for framework in planned["frameworks"]:
+        packages += table("frameworks")["frameworks"][framework].get("companions", [])
     for extra in extras:
         row = table("frameworks")["extras"][extra]
         packages += row["packages"]

@@ -90,7 +90,7 @@ def test_table_shows_every_host_and_never_an_empty_success() -> None:
     assert any(
         "PyTorch 2.13.0" in line and "0.9753" in line and "21" in line and line.endswith("PASS") for line in lines
     )
-    assert any("evil <b>" in line and "Keras on torch" in line for line in lines)
+    assert any("evil <b>" in line and "Keras on PyTorch" in line for line in lines)
     assert any(line.startswith("gpu02") and line.endswith("UNKNOWN (no verdict)") for line in lines)
     assert any("FAIL (cpu profile - no GPU claim)" in line for line in lines)
     assert lines[-1] == "gpu01: FAIL mnist.train evil/keras accuracy nan"

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decide whether an earlier verdict still holds: it does when nothing it rests on has changed."""
+
+from __future__ import annotations
+
+import calendar
+import glob
+import os
+import time
+
+import files
+
+#: Asks an interpreter what is installed for it, in a stable order.
+LIST_DISTRIBUTIONS = """
+import hashlib, importlib.metadata as metadata, sys
+found = sorted({"%s %s" % (d.metadata["Name"], d.version) for d in metadata.distributions()})
+print(hashlib.sha256("\\n".join([sys.version, *found]).encode()).hexdigest())
+"""
+
+
+def parts(settings, programs_sha256, boot_id, ask_interpreter):
+    """Return what a verdict rests on, part by part: ``{what in words: digest}``.
+
+    :param ask_interpreter: function ``(python) -> text``: the output of LIST_DISTRIBUTIONS under that interpreter, or
+        an empty string when it failed
+    """
+    answer = {
+        "boot of the host": boot_id,
+        "validation programs": programs_sha256,
+        "profile": settings["profile"] + (" simulated" if settings["simulated"] else ""),
+        "user of the jobs": settings["user"],
+        "job parameters": files.sha256_json([settings[key] for key in sorted(settings) if key.startswith("job_")
+                                             and key not in ("job_policy", "job_max_age_days", "job_timeout")]),
+        "data set": _data(settings),
+        "missing environments": files.sha256_json(sorted(row["name"] for row in settings["missing_environments"])),
+    }  # fmt: skip
+    for row in settings["environments"]:
+        installed = _installed(row["python"])
+        if row["origin"] != "managed" or not row["digest"] or not installed:
+            # Nobody vouches for what is in there, so ask; no answer is never taken for no change.
+            installed = ask_interpreter(row["python"]).strip() or files.new_run_id()
+        wanted = [
+            row["python"],
+            os.path.realpath(row["python"]),
+            row["digest"],
+            row["frameworks"],
+            row["keras_backend"],
+        ]
+        answer["environment " + row["name"]] = files.sha256_json([wanted, installed])
+    return answer
+
+
+def _data(settings):
+    """Digest where data may come from. Not what was found: an air-gapped host does not ask the mirrors every time."""
+    given = []
+    if settings["mnist_host_dir"]:
+        for path in sorted(glob.glob(os.path.join(glob.escape(settings["mnist_host_dir"]), "*-ubyte*"))):
+            status = os.stat(path)
+            given.append([path, status.st_size, status.st_mtime_ns])
+    keys = ("mnist_source", "mnist_dir", "mnist_host_dir", "mnist_mirrors")
+    return files.sha256_json([[settings[key] for key in keys], given])
+
+
+def _installed(python):
+    """List the packages of an environment from directory names, without starting its interpreter."""
+    prefix = os.path.dirname(os.path.dirname(python))
+    found = glob.glob(os.path.join(glob.escape(prefix), "lib*", "python3*", "site-packages", "*.dist-info"))
+    return sorted(os.path.basename(path) for path in found)
+
+
+def why_not(previous, current, settings):
+    """Tell in words why an earlier verdict cannot be used again, or return None when it can.
+
+    :param previous: the earlier document, or None
+    :param current: what ``parts`` returned now
+    """
+    if settings["job_policy"] == "always":
+        return "validation_job_policy is always"
+    if previous is None:
+        return "there is no earlier verdict"
+    verdict = previous.get("verdict")
+    status = verdict.get("status") if isinstance(verdict, dict) else None
+    if status not in ("PASS", "WARN"):
+        return "the earlier verdict is %s" % status
+    age = _age_days(previous.get("finished"))
+    if age is None or not (0 <= age <= settings["job_max_age_days"]):
+        return "the earlier verdict is older than %d days" % settings["job_max_age_days"]
+    before = previous.get("fingerprint_parts")
+    before = before if isinstance(before, dict) else {}
+    changed = sorted(key for key in set(before) | set(current) if before.get(key) != current.get(key))
+    return "changed: %s" % ", ".join(changed) if changed else None
+
+
+def _age_days(finished):
+    try:
+        return (time.time() - calendar.timegm(time.strptime(finished, "%Y-%m-%dT%H:%M:%SZ"))) / 86400
+    except (TypeError, ValueError):
+        return None
