@@ -39,6 +39,10 @@ def verdict_table(verdicts: Any) -> str:
         rows += [_row(host, result) for result in results]
         label = verdict.get("verdict", {}).get("label", "UNKNOWN")
         rows.append((host, "all", f"{len(results)} jobs", "", "", "", "", "", label))
+        if verdict.get("reused"):
+            notes.append(
+                f"{host}: proven at {_plain(verdict.get('started'))}; nothing that it rests on has changed since then"
+            )
         notes += [
             f"{host}: {_line(check)}"
             for check in verdict.get("checks", [])

@@ -255,7 +255,7 @@ def install(params, check_mode):
     resolved, source = _resolved(params)
     shutil.copyfile(resolved, os.path.join(prefix, LOCK))
     command = (
-        [params["uv"], "pip", "install", "--python", python]
+        [params["uv"], "pip", "install", "--python", python, *index.uv_options()]
         if params["installer"] == "uv"
         else [python, "-m", "pip", "install"]
     )
@@ -301,6 +301,7 @@ def finish(params, check_mode):
         packages=packages,
     )
     _write(os.path.join(prefix, MANIFEST), json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    _open_to_readers(prefix)
     _switch(link_path(params["base_dir"], params["name"]), prefix)
     return dict(changed=True, versions=manifest["frameworks"], removed=_tidy(params))
 
@@ -328,6 +329,7 @@ def tool(params, check_mode):
             "install",
             "--quiet",
             "--require-hashes",
+            *index.uv_options(),
             "--python",
             prefix,
             "--requirement",
@@ -343,14 +345,15 @@ def tool(params, check_mode):
 
 def _torch_sources(plan, options, index):
     """List where PyTorch and its companions may come from, best first; one without address if there is none."""
+    if index.no_index:
+        # Everything comes from the given files alone; what they hold for PyTorch is looked at in the lock.
+        return [dict(label=f"wheel directory {', '.join(index.find_links)}", url="", flat=False)]
     anywhere = dict(label="the package index", url="", flat=False)
     if not plan["torch_packages"]:
         return [anywhere]
-    if index.wheel_dir:
-        return [dict(label=f"wheel directory {index.wheel_dir}", url=index.wheel_dir, flat=True)]
     tag = plan["frameworks"]["pytorch"]["wheel"]
     sources = []
-    if options["pytorch_index_url"] and not index.no_index:
+    if options["pytorch_index_url"]:
         url = "{}/{}".format(options["pytorch_index_url"].rstrip("/"), tag)
         sources.append(dict(label=f"PyTorch's index {url}", url=url, flat=False))
     sources += [dict(label=f"find-links {place}", url=place, flat=True) for place in index.find_links]
@@ -413,7 +416,7 @@ def _resolve(params, index, source):
             "--python-version",
             plan["python"]["version"],
         ]
-        command += ["--python", params["interpreter"]] if params["interpreter"] else []
+        command += index.uv_options() + (["--python", params["interpreter"]] if params["interpreter"] else [])
         code, output = _run(params, command, index, cwd=scratch)
         if code != 0:
             return None, explain(output)
@@ -509,6 +512,18 @@ def _write(path, text):
         stream.flush()
         os.fsync(stream.fileno())
     os.rename(path + ".part", path)
+
+
+def _open_to_readers(prefix):
+    """Let every user read the generation and nobody but its owner write, whatever umask the tools ran under."""
+    for directory, _, names in os.walk(prefix):
+        for path in [directory] + [os.path.join(directory, name) for name in names]:
+            if os.path.islink(path):
+                continue
+            mode = os.stat(path).st_mode
+            wanted = (mode & ~0o022) | 0o044 | (0o011 if mode & 0o100 else 0)
+            if wanted != mode:
+                os.chmod(path, wanted & 0o7777)
 
 
 def _switch(link, prefix):

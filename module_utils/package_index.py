@@ -79,6 +79,10 @@ class PackageIndex:
         if self.wheel_dir:
             self.find_links = [self.wheel_dir]
 
+    def uv_options(self):
+        """Return the settings that uv takes on its command line only."""
+        return ["--no-index"] if self.no_index else []
+
     def environment(self, environ):
         """Return ``environ`` with what uv and pip need to find packages, and only that."""
         result = {key: value for key, value in environ.items() if not key.startswith(("PIP_", "UV_", "VIRTUAL_ENV"))}
@@ -87,7 +91,6 @@ class PackageIndex:
             "UV_INDEX": " ".join(self.extra_index_urls),
             "UV_FIND_LINKS": ",".join(self.find_links),
             "UV_INDEX_STRATEGY": {"best-match": "unsafe-best-match"}.get(self.strategy, self.strategy),
-            "UV_NO_INDEX": "1" if self.no_index else "",
             "UV_INSECURE_HOST": " ".join(self.trusted_hosts),
             "UV_HTTP_TIMEOUT": self.timeout,
             "UV_HTTP_RETRIES": "2",

@@ -48,12 +48,13 @@ user_missing:
   returned: always
   type: bool
 mnist_missing:
-  description: files of MNIST that the cache does not hold with the right size.
+  description: files of MNIST that the cache does not hold, or not as they should be.
   returned: always
   type: list
   elements: str
 """
 
+import hashlib
 import json
 import os
 import pwd
@@ -149,15 +150,16 @@ def user_exists(name):
 
 
 def mnist_missing(base_dir, programs):
-    """List the files of MNIST that are not in the cache; sizes are enough here, the validator compares the content."""
+    """List the files of MNIST that are not in the cache as the table has them."""
     table = json.loads(programs["thresholds.json"])["datasets"]["mnist"]["files"]
     missing = []
     for name, entry in table.items():
         try:
-            size = os.stat(os.path.join(base_dir, "cache", "mnist", name)).st_size
+            with open(os.path.join(base_dir, "cache", "mnist", name), "rb") as stream:
+                digest = hashlib.sha256(stream.read()).hexdigest()
         except OSError:
-            size = None
-        if size != entry["size"]:
+            digest = None
+        if digest != entry["sha256"]:
             missing.append(name)
     return missing
 

@@ -96,6 +96,13 @@ def test_table_shows_every_host_and_never_an_empty_success() -> None:
     assert lines[-1] == "gpu01: FAIL mnist.train evil/keras accuracy nan"
 
 
+def test_table_says_when_a_verdict_was_used_again() -> None:
+    text = "verdicts: {gpu01: {reused: true, started: '2026-01-01T10:00:00Z', verdict: {status: PASS, label: PASS}}}"
+    assert (
+        template("verdicts | verdict_table", text).splitlines()[-1].startswith("gpu01: proven at 2026-01-01T10:00:00Z")
+    )
+
+
 def test_every_filter_has_documentation_that_ansible_doc_can_read() -> None:
     for plugin in ("gpu_compat_filters", "report_filters"):
         names = [path.stem for path in (ROOT / "filter_plugins").glob("*.yml")]

@@ -65,7 +65,9 @@ def test_role_variables_win_and_are_asked_in_order(package_index: ModuleType, ho
 
 def test_a_wheel_directory_shuts_everything_else_out(package_index: ModuleType, home: dict[str, str]) -> None:
     environ = index(package_index, home, wheel_dir="/srv/offline")
-    assert (environ["UV_NO_INDEX"], environ["PIP_NO_INDEX"]) == ("1", "1")
+    assert environ["PIP_NO_INDEX"] == "1"
+    assert package_index.PackageIndex({**NOTHING, "wheel_dir": "/srv/offline"}, home).uv_options() == ["--no-index"]
+    assert package_index.PackageIndex(NOTHING, home).uv_options() == []
     assert environ["UV_FIND_LINKS"] == environ["PIP_FIND_LINKS"] == "/srv/offline"
     assert environ["PIP_CONFIG_FILE"] == "/dev/null"
 

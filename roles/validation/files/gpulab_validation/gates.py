@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import re
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
-TABLE = "thresholds.json"
+#: Control characters, line and paragraph separators, characters that change the direction of writing, lone surrogates.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+SIGNAL_HINTS = {
+    4: " (the processor lacks an instruction that this build uses)",
+    9: " (often by the kernel, when memory runs out)",
+}
 
 
 def check(identity, target, status, message, reason_code="OK", required=True, tier=4, action="none", **more):
@@ -27,8 +31,19 @@ def text(value, limit=200):
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def last_line(output):
+    """Return the last line of a program's output that says something."""
+    return text(([line for line in output.splitlines() if line.strip()] or ["it printed nothing"])[-1])
+
+
+def plain(value):
+    """Return a foreign value that should be a number: numbers as they are, anything else as text."""
+    return value if value is None or is_number(value) else text(value)
+
+
 def is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Tell whether a value is a number to calculate with: not NaN, not infinite, not an integer beyond all floats."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e300
 
 
 def judge_job(target, profile, outcome, result, problem, dataset, table, log):
@@ -62,106 +77,77 @@ def _failure(outcome, result, problem):
     if outcome.state == "not_started":
         return "FAIL", "TOOL_MISSING", outcome.tail, "none"
     if outcome.state == "abandoned":
-        message = (
-            "the job did not end within its time limit and survived SIGKILL (it hangs in the kernel, often in a driver)"
-        )
-        return "FAIL", "TIMEOUT", message, "reboot"
+        message = "did not end within its time limit and survived SIGKILL (it hangs in the kernel, often in a driver)"
+        return "FAIL", "TIMEOUT", "the job %s" % message, "reboot"
     if outcome.state == "timeout":
-        return (
-            "FAIL",
-            "TIMEOUT",
-            "the job did not end within its time limit (validation_job_timeout) and was stopped",
-            "none",
-        )
+        message = "the job did not end within its time limit (validation_job_timeout) and was stopped"
+        return "FAIL", "TIMEOUT", message, "none"
     error = result.get("error") if result else None
     if isinstance(error, dict):
         return "FAIL", text(error.get("reason_code"), 40), text(error.get("message"), 500), "none"
     if outcome.code is not None and outcome.code < 0:
-        hint = {
-            -9: " (often the kernel, when memory runs out)",
-            -4: " (the processor lacks an instruction that this build uses)",
-        }
-        return (
-            "FAIL",
-            "CRASHED",
-            "the job was ended by signal %d%s" % (-outcome.code, hint.get(outcome.code, "")),
-            "none",
-        )
+        message = "the job was ended by signal %d%s" % (-outcome.code, SIGNAL_HINTS.get(-outcome.code, ""))
+        return "FAIL", "CRASHED", message, "none"
     if problem:
         return "UNKNOWN", "PARSE", "the job's result %s" % problem, "none"
     if result is None or outcome.code != 0:
-        last = ([line for line in outcome.tail.splitlines() if line.strip()] or ["no output"])[-1]
-        return (
-            "UNKNOWN",
-            "NO_RESULT",
-            "the job ended with status %s and left no result: %s" % (outcome.code, text(last)),
-            "none",
-        )
+        message = "the job ended with status %s and left no result: %s" % (outcome.code, last_line(outcome.tail))
+        return "UNKNOWN", "NO_RESULT", message, "none"
     return None
 
 
 def judge_training(target, result, dataset, table, common=None):
-    """Judge accuracy and loss against the table."""
-    accuracy, losses, epochs = result.get("accuracy"), result.get("loss_curve"), result.get("epochs")
-    minimum = table["datasets"][dataset]["accuracy_min"]
-    curve = losses if isinstance(losses, list) and losses and all(is_number(loss) for loss in losses) else []
-    measured = {"accuracy": accuracy, "loss_curve": curve, "batch_size": result.get("batch_size"), "epochs": epochs}
-    more = dict(common or {})
-    more.update(measured=measured, threshold={"accuracy_min": minimum})
-    more["threshold_source"] = "%s: %s" % (TABLE, table["datasets"][dataset]["accuracy_source"])
-    notes = [text(note) for note in result.get("notes") or []]
+    """Judge accuracy and losses against the table; return the check mnist.train."""
+    accuracy, batch_size, epochs = (result.get(key) for key in ("accuracy", "batch_size", "epochs"))
+    minimum, source = (table["datasets"][dataset][key] for key in ("accuracy_min", "accuracy_source"))
+    losses = result.get("loss_curve")
+    losses = losses if isinstance(losses, list) and all(is_number(loss) for loss in losses) else []
+    notes = result.get("notes")
+    notes = [text(note) for note in notes] if isinstance(notes, list) else []
+    measured = {"accuracy": plain(accuracy), "batch_size": plain(batch_size), "epochs": plain(epochs)}
+    more = dict(common or {}, measured=dict(measured, loss_curve=losses[:1000]), threshold={"accuracy_min": minimum})
+    more["threshold_source"] = "thresholds.json: %s" % source
 
-    def answer(status, message, reason_code="OK"):
+    def answer(status, reason_code, message):
         return check("mnist.train", target, status, "; ".join([message, *notes]), reason_code, **more)
 
-    if not is_number(accuracy) or not (0 <= accuracy <= 1) or not curve:
-        return answer("FAIL", "accuracy is %s and the losses are %s" % (text(accuracy), text(losses)), "NOT_A_NUMBER")
-    if not (curve[-1] >= 0) or (len(curve) > 1 and not (curve[-1] < curve[0])):
-        return answer("FAIL", "the loss did not fall: %g, then %g" % (curve[0], curve[-1]), "LOSS")
+    if not is_number(accuracy) or not (0 <= accuracy <= 1):
+        return answer("FAIL", "NOT_A_NUMBER", "the accuracy is %s" % text(accuracy))
+    if not losses or not (losses[-1] >= 0) or (len(losses) > 1 and not (losses[-1] < losses[0])):
+        return answer("FAIL", "LOSS", "the loss did not fall: %s" % text(losses or result.get("loss_curve")))
     if not is_number(epochs) or not (epochs >= table["epochs"]):
-        message = "accuracy %.4f after %s epochs is not judged: the table holds for %d epochs" % (
-            accuracy,
-            epochs,
-            table["epochs"],
-        )
-        return answer("WARN", message, "NOT_JUDGED")
+        message = "accuracy %.4f after %s epochs is not judged: the table holds for %d"
+        return answer("WARN", "NOT_JUDGED", message % (accuracy, text(epochs), table["epochs"]))
     if not (accuracy >= minimum):
-        if not (result.get("batch_size", 0) <= table["batch_size"]):
+        if is_number(batch_size) and batch_size > table["batch_size"]:
             message = "accuracy %.4f with batch size %s is not judged: the table holds for up to %d"
-            return answer("WARN", message % (accuracy, result.get("batch_size"), table["batch_size"]), "NOT_JUDGED")
+            return answer("WARN", "NOT_JUDGED", message % (accuracy, batch_size, table["batch_size"]))
         return answer(
-            "FAIL", "accuracy %.4f is below %.2f, the minimum on %s" % (accuracy, minimum, dataset), "ACCURACY"
+            "FAIL", "ACCURACY", "accuracy %.4f is below %.2f, the minimum on %s" % (accuracy, minimum, dataset)
         )
-    # Halving the batch size is the job's to do and the person's to know: they asked for another one.
-    return answer("WARN" if notes else "PASS", "accuracy %.4f on %s" % (accuracy, dataset), "NOTES" if notes else "OK")
+    # A halved batch size is a WARN: the job is done, but not with what the person asked for.
+    return answer("WARN" if notes else "PASS", "NOTES" if notes else "OK", "accuracy %.4f on %s" % (accuracy, dataset))
 
 
 def judge_device(target, result, profile, common=None):
-    """Judge where the results were, read from the tensors by the job."""
+    """Judge where the results were, as the job read it from the tensors; return the check mnist.device."""
     devices = result.get("result_devices")
     devices = [text(device) for device in devices] if isinstance(devices, list) else []
     peak, model = result.get("allocator_peak_bytes"), result.get("model_bytes")
-    more = dict(common or {})
-    more["measured"] = {"result_devices": devices, "allocator_peak_bytes": peak, "model_bytes": model}
-    more["threshold"] = {"device": profile}
+    measured = {"result_devices": devices, "allocator_peak_bytes": plain(peak), "model_bytes": plain(model)}
+    more = dict(common or {}, measured=measured, threshold={"device": profile})
 
-    def answer(status, message, reason_code="OK"):
+    def answer(status, reason_code, message):
         return check("mnist.device", target, status, message, reason_code, **more)
 
-    kinds = {device_kind(device) for device in devices} | {device_kind(result.get("device"))}
+    kinds = {device_kind(device) for device in [*devices, result.get("device")]}
     if not devices or kinds != {profile}:
-        return answer(
-            "FAIL",
-            "%s was asked for, the results lie on %s" % (profile, ", ".join(devices) or "no device"),
-            "WRONG_DEVICE",
-        )
+        where = ", ".join(devices) or "no device"
+        return answer("FAIL", "WRONG_DEVICE", "%s was asked for, the results lie on %s" % (profile, where))
     if profile == "gpu" and not (is_number(peak) and is_number(model) and peak > model):
-        message = "the framework's own account of GPU memory (%s bytes) does not show a network of %s bytes" % (
-            peak,
-            model,
-        )
-        return answer("FAIL", message, "WRONG_DEVICE")
-    return answer("PASS", "results lie on %s" % ", ".join(devices))
+        message = "the framework counts %s bytes of GPU memory, too few for a network of %s bytes"
+        return answer("FAIL", "WRONG_DEVICE", message % (text(peak), text(model)))
+    return answer("PASS", "OK", "the results lie on %s" % ", ".join(devices))
 
 
 def device_kind(device):

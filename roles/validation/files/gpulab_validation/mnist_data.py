@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import collections
 import errno
+import hashlib
 import http.client
 import os
-import shutil
+import re
 import socket
 import ssl
+import stat
 import time
 import urllib.error
 import urllib.request
@@ -36,7 +38,7 @@ class DataError(Exception):
         self.reason_code, self.tried = reason_code, tried
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """A file, or a mirror, cannot be used; the message says why. ``for_good``: trying again is pointless."""
 
     def __init__(self, message, for_good=False, whole_mirror=False):
@@ -49,8 +51,7 @@ class Finder:
 
     :param settings: the validator's settings
     :param datasets: the table's ``datasets``
-    :param draw: function ``draw(directory)`` that draws the digits into a directory that it names:
-        ``draw() -> (directory, problem)`` with ``problem`` empty when it worked
+    :param draw: function that draws the digits: ``draw() -> (directory, problem)``, ``problem`` empty when it worked
     :param allow_plain_http: let mirrors be http:// (for tests)
     """
 
@@ -118,24 +119,34 @@ class Finder:
     def _take_given_file(self, name):
         """Copy one file from the lab's directory on this host; a bad one is the lab's to repair, never replaced."""
         source = os.path.join(self.settings["mnist_host_dir"], name)
-        entry = self.datasets["mnist"]["files"][name]
-        problem = file_problem(source, entry)
-        if problem:
-            self._note(self.settings["mnist_host_dir"], "%s: %s" % (name, problem))
+        try:
+            self._keep(source, os.path.join(self.cache, name), self.datasets["mnist"]["files"][name])
+        except Unusable as reason:
+            self._note(self.settings["mnist_host_dir"], "%s: %s" % (name, reason))
             raise self._error(
-                "DATA_MISSING" if problem == MISSING else "DATA_CORRUPT",
+                "DATA_MISSING" if str(reason) == MISSING else "DATA_CORRUPT",
                 "%s, given in validation_mnist_host_dir, cannot be used: %s. Replace the file, or leave "
-                "validation_mnist_host_dir empty." % (source, problem),
-            )
-        if file_problem(os.path.join(self.cache, name), entry):
-            with open(source, "rb") as stream:
-                files.write_atomically(os.path.join(self.cache, name), stream.read(entry["size"] + 1))
-            problem = file_problem(os.path.join(self.cache, name), entry)
-            if problem:
-                raise self._error("DATA_CORRUPT", "%s changed while it was read: %s" % (source, problem))
+                "validation_mnist_host_dir empty." % (source, reason),
+            ) from reason
+
+    @staticmethod
+    def _keep(source, target, entry):
+        """Take a file into the cache, exactly as it was when it was checked.
+
+        :raises Unusable: when it is not the one in the table
+        """
+        content = read_checked(source, entry)
+        if file_problem(target, entry):
+            files.write_atomically(target, content)
 
     def _download(self, missing):
-        """Fetch the missing files; return the mirrors that were used, or None."""
+        """Fetch the missing files; return where they came from, or None when no mirror has them all."""
+        try:
+            opener = self._opener()
+        except OSError as error:
+            message = "validation_mnist_ca_bundle, %s, cannot be used: %s"
+            words = message % (self.settings["mnist_ca_bundle"], error.strerror or error)
+            raise self._error("CA_BUNDLE", words) from error
         used = []
         mirrors = list(self.settings["mnist_mirrors"])
         if not mirrors:
@@ -143,8 +154,8 @@ class Finder:
         for name in missing:
             for mirror in list(mirrors):
                 try:
-                    self._fetch(mirror, name)
-                except _Unusable as reason:
+                    self._fetch(opener, mirror, name)
+                except Unusable as reason:
                     self._note(mirror, "%s: %s" % (name, reason))
                     if reason.whole_mirror:
                         mirrors.remove(mirror)
@@ -153,72 +164,63 @@ class Finder:
                 break
             else:
                 return None
-        return "downloaded from %s" % " and ".join(sorted(set(used)))
+        return "downloaded from %s" % re.sub(r"//[^/@]*@", "//", " and ".join(sorted(set(used))))
 
-    def _fetch(self, mirror, name):
+    def _fetch(self, opener, mirror, name):
         """Fetch one file from one mirror into the cache, with a second attempt when it arrived damaged.
 
-        :raises _Unusable: when the file cannot be had from there
+        :raises Unusable: when the file cannot be had from there
         """
         entry = self.datasets["mnist"]["files"][name]
         url = mirror.rstrip("/") + "/" + name
         scheme = url.split(":", 1)[0]
         if scheme not in self.schemes:
-            raise _Unusable("%s:// is not accepted, write https:// or file://" % scheme, whole_mirror=True)
-        temporary = os.path.join(self.cache, "%s.%d.part" % (name, os.getpid()))
+            raise Unusable("%s:// is not accepted, write https:// or file://" % scheme, whole_mirror=True)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                self._receive(url, temporary, entry["size"])
-                problem = file_problem(temporary, entry)
-                if problem:
-                    raise _Unusable(problem)
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, os.path.join(self.cache, name))
-                return
-            except _Unusable as reason:
+                content = self._receive(opener, url, entry["size"])
+                check_content(content, name, entry)
+            except Unusable as reason:
                 if reason.for_good or attempt == ATTEMPTS:
                     raise
                 self._note(mirror, "%s: %s; trying once more" % (name, reason))
-            finally:
-                files.remove(temporary)
+            else:
+                files.write_atomically(os.path.join(self.cache, name), content)
+                return
 
-    def _receive(self, url, path, size):
-        """Write what a URL answers to a file, at most one byte more than expected."""
+    def _receive(self, opener, url, size):
+        """Return what a URL answers, at most one byte more than expected.
+
+        :raises Unusable: when there is no such answer
+        """
         timeout = self.settings["http_timeout"]
         deadline = time.monotonic() + SLOW_FACTOR * timeout
+        content = b""
         try:
-            with self._opener().open(url, timeout=timeout) as answer, open(path, "wb") as stream:
-                left = size + 1
-                while left > 0:
-                    if time.monotonic() > deadline:
-                        raise _Unusable(
-                            "too slow: %s of %s bytes in %d seconds"
-                            % (commas(size + 1 - left), commas(size), SLOW_FACTOR * timeout),
-                            for_good=True,
-                        )
-                    block = answer.read(min(left, 1 << 16))
+            with opener.open(url, timeout=timeout) as answer:
+                while len(content) <= size:
+                    # read1 returns what is there; read would wait for all of it, however slowly it trickles in.
+                    block = answer.read1(min(size + 1 - len(content), 1 << 20))
                     if not block:
                         break
-                    stream.write(block)
-                    left -= len(block)
-                stream.flush()
-                os.fsync(stream.fileno())
+                    content += block
+                    if time.monotonic() > deadline:
+                        words = "too slow: %s of %s bytes in %d seconds"
+                        raise Unusable(
+                            words % (commas(len(content)), commas(size), SLOW_FACTOR * timeout), for_good=True
+                        )
         except urllib.error.HTTPError as error:
-            raise _Unusable(
-                "the server answers %d %s" % (error.code, error.reason), for_good=error.code < 500
-            ) from error
+            words = "the server answers %d %s" % (error.code, error.reason)
+            raise Unusable(words, for_good=error.code < 500) from error
         except http.client.HTTPException as error:
-            raise _Unusable("the answer breaks off or is no HTTP (%s)" % type(error).__name__) from error
+            raise Unusable("the answer breaks off or is no HTTP (%s)" % type(error).__name__) from error
         except urllib.error.URLError as error:
             if isinstance(error.reason, FileNotFoundError):
-                raise _Unusable(MISSING, for_good=True) from error
-            raise _Unusable("no answer: %s" % _network_words(error.reason), True, whole_mirror=True) from error
-        except (socket.timeout, ConnectionError, ssl.SSLError) as error:
-            raise _Unusable("the connection broke: %s" % _network_words(error)) from error
+                raise Unusable(MISSING, for_good=True) from error
+            raise Unusable("no answer: %s" % _network_words(error.reason), for_good=True, whole_mirror=True) from error
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-                raise  # the trouble is here, not there
-            raise _Unusable("the connection broke: %s" % error) from error
+            raise Unusable("the connection broke: %s" % _network_words(error)) from error
+        return content
 
     def _opener(self):
         """Return an opener with the environment's proxies, our CA bundle, and no way from https to http."""
@@ -227,7 +229,7 @@ class Finder:
         class Redirects(urllib.request.HTTPRedirectHandler):
             def redirect_request(self, req, fp, code, msg, headers, newurl):
                 if newurl.split(":", 1)[0] not in schemes:
-                    raise _Unusable("it redirects to %s, which is not accepted" % newurl, for_good=True)
+                    raise Unusable("it redirects to %s, which is not accepted" % newurl, for_good=True)
                 return super().redirect_request(req, fp, code, msg, headers, newurl)
 
         context = ssl.create_default_context(cafile=self.settings["mnist_ca_bundle"] or None)
@@ -248,26 +250,19 @@ class Finder:
             self._note("generate_digits.py", problem)
             raise self._error("DATA_MISSING", "no data set: %s" % self._tried_in_words())
         for name, entry in wanted.items():
-            problem = file_problem(os.path.join(drawn, name), entry)
-            if problem:
-                # Arithmetic on this host differs, or another program wrote there: either way nothing to build on.
-                raise self._error("DATA_CORRUPT", "generate_digits.py drew %s differently here: %s" % (name, problem))
-            part = os.path.join(directory, "%s.%d.part" % (name, os.getpid()))
             try:
-                shutil.copyfile(os.path.join(drawn, name), part)
-                problem = file_problem(part, entry)
-                if problem:
-                    raise self._error("DATA_CORRUPT", "%s changed while it was copied: %s" % (name, problem))
-                os.chmod(part, 0o644)
-                os.replace(part, os.path.join(directory, name))
-            finally:
-                files.remove(part)
+                self._keep(os.path.join(drawn, name), os.path.join(directory, name), entry)
+            except Unusable as reason:
+                # Arithmetic on this host differs, or another program wrote there: either way nothing to build on.
+                words = "generate_digits.py drew %s differently here: %s" % (name, reason)
+                raise self._error("DATA_CORRUPT", words) from reason
         return DataSet("generated", directory, "drawn on this host", self.tried)
 
     # -- words ---------------------------------------------------------------------------------------------------
 
     def _note(self, source, result):
-        self.tried.append({"source": source, "result": result})
+        """Keep what became of a source; a password in a mirror's address stays out of the verdict."""
+        self.tried.append({"source": re.sub(r"//[^/@]*@", "//", source), "result": result})
 
     def _error(self, reason_code, message):
         return DataError(reason_code, message, self.tried)
@@ -286,30 +281,53 @@ class Finder:
 MISSING = "there is no such file"
 
 
-def file_problem(path, entry):
-    """Tell in words why a file is not the one in the table, or return None when it is.
+def read_checked(path, entry):
+    """Read a file that must be the one in the table.
 
     :param entry: the table's ``{"size", "sha256"}``
+    :returns: its content
+    :raises Unusable: when it is another one, in words
     """
-    name = os.path.basename(path).split(".gz")[0]
     try:
-        size = os.stat(path).st_size
-        if size == entry["size"]:
-            digest = files.sha256_file(path)
-            if digest == entry["sha256"]:
-                return None
-            return "right size, wrong content (SHA-256 %s… instead of %s…)" % (digest[:12], entry["sha256"][:12])
-        with open(path, "rb") as stream:
-            start = stream.read(512).lstrip().lower()
+        # Whoever offers the file may not be us: never wait for a pipe, never read without end.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise Unusable("it is no plain file")
+            content = stream.read(entry["size"] + 1)
     except (FileNotFoundError, NotADirectoryError):
-        return MISSING
+        raise Unusable(MISSING) from None
     except OSError as error:
-        return "it cannot be read: %s" % (error.strerror or error)
-    if start.startswith((b"<!doctype html", b"<html")):
-        return "got an HTML page, %s bytes, instead of %s (%s bytes)" % (commas(size), name, commas(entry["size"]))
-    if size < entry["size"]:
-        return "truncated: %s of %s bytes" % (commas(size), commas(entry["size"]))
-    return "too large: more than %s bytes" % commas(entry["size"])
+        raise Unusable("it cannot be read: %s" % (error.strerror or error)) from error
+    check_content(content, os.path.basename(path), entry)
+    return content
+
+
+def check_content(content, name, entry):
+    """Compare content, cut off one byte after the expected size, with the table.
+
+    :raises Unusable: when it is another one, in words
+    """
+    size = entry["size"]
+    got = commas(len(content)) if len(content) <= size else "more than %s" % commas(size)
+    if content[:512].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise Unusable("got an HTML page, %s bytes, instead of %s (%s bytes)" % (got, name, commas(size)))
+    if len(content) < size:
+        raise Unusable("truncated: %s of %s bytes" % (got, commas(size)))
+    if len(content) > size:
+        raise Unusable("too large: %s bytes" % got)
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != entry["sha256"]:
+        words = "right size, wrong content (SHA-256 %s… instead of %s…)"
+        raise Unusable(words % (digest[:12], entry["sha256"][:12]))
+
+
+def file_problem(path, entry):
+    """Tell in words why a file is not the one in the table, or return None when it is."""
+    try:
+        read_checked(path, entry)
+    except Unusable as reason:
+        return str(reason)
+    return None
 
 
 def commas(number):

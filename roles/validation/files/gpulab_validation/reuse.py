@@ -25,7 +25,7 @@ def parts(settings, programs_sha256, boot_id, ask_interpreter):
         an empty string when it failed
     """
     answer = {
-        "boot of the host": boot_id,
+        "boot of the host": boot_id or files.new_run_id(),
         "validation programs": programs_sha256,
         "profile": settings["profile"] + (" simulated" if settings["simulated"] else ""),
         "user of the jobs": settings["user"],
@@ -55,8 +55,11 @@ def _data(settings):
     given = []
     if settings["mnist_host_dir"]:
         for path in sorted(glob.glob(os.path.join(glob.escape(settings["mnist_host_dir"]), "*-ubyte*"))):
-            status = os.stat(path)
-            given.append([path, status.st_size, status.st_mtime_ns])
+            try:
+                status = os.stat(path)
+                given.append([path, status.st_size, status.st_mtime_ns])
+            except OSError as error:
+                given.append([path, error.strerror])
     keys = ("mnist_source", "mnist_dir", "mnist_host_dir", "mnist_mirrors")
     return files.sha256_json([[settings[key] for key in keys], given])
 

@@ -15,13 +15,10 @@ from __future__ import annotations
 
 import argparse
 import collections
-import fcntl
-import hashlib
+import json
 import os
-import platform
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -31,6 +28,8 @@ sys.dont_write_bytecode = True  # the directory of the programs belongs to the r
 
 import files  # noqa: E402
 import gates  # noqa: E402
+import host  # noqa: E402
+import lock  # noqa: E402
 import mnist_data  # noqa: E402
 import processes  # noqa: E402
 import reuse  # noqa: E402
@@ -38,16 +37,11 @@ import settings as settings_module  # noqa: E402
 import verdict as verdict_module  # noqa: E402
 
 PROGRAMS = os.path.dirname(os.path.abspath(__file__))
-PCI_DEVICES = "/sys/bus/pci/devices"
 KEPT_RUNS = 10
 #: Seconds for drawing the digits and for asking an interpreter what is installed.
 DRAW_TIMEOUT, ASK_TIMEOUT = 600, 60
 
 Job = collections.namedtuple("Job", "environment framework target")
-
-
-class Refused(Exception):
-    """Another validation is running."""
 
 
 class Interrupted(BaseException):
@@ -57,8 +51,8 @@ class Interrupted(BaseException):
 class Validation:
     """One validation of this host.
 
-    :param settings: checked settings
-    :param allow_plain_http: let mirrors be http:// (tests only)
+    :param settings: checked settings, see settings.py
+    :param allow_plain_http: let mirrors be http:// (for tests)
     """
 
     def __init__(self, settings, allow_plain_http=False):
@@ -68,10 +62,16 @@ class Validation:
         self.run_id = files.new_run_id()
         self.run_directory = os.path.join(self.directory, "runs", self.run_id)
         self.scratch = None
-        self.user = None
-        with open(os.path.join(PROGRAMS, "thresholds.json"), encoding="utf-8") as stream:
-            self.table = files.json.load(stream)
+        self.user = find_user(settings["user"])
         self.started = time.monotonic()
+        with open(os.path.join(PROGRAMS, "thresholds.json"), encoding="utf-8") as stream:
+            self.table = json.load(stream)
+        self.jobs = [
+            Job(row, framework, "%s/%s" % (row["name"], framework))
+            for row in settings["environments"]
+            for framework in settings_module.FRAMEWORKS
+            if framework in row["frameworks"]
+        ]
         self.document = {
             "schema_version": verdict_module.SCHEMA_VERSION,
             "tool": verdict_module.TOOL,
@@ -79,16 +79,16 @@ class Validation:
             "started": files.now(),
             "finished": None,
             "duration_s": None,
-            "host": describe_host(settings["host"]),
+            "host": host.describe(settings["host"]),
             "profile": settings["profile"],
             "simulated": settings["simulated"],
             "gpu_validated": False,
-            "run_as": None,
+            "run_as": self.user.name if self.user else "uid %d" % os.geteuid(),
             "expected": {"environments": {row["name"]: row["frameworks"] for row in settings["environments"]}},
             "observed": {"environments": {}},
             "dataset": None,
-            "checks": [],
             "results": [],
+            "checks": [],
             "gpu_use_proof": None,
             "self_test": None,
             "log_directory": self.run_directory,
@@ -100,21 +100,20 @@ class Validation:
     # -- the order of things -------------------------------------------------------------------------------------
 
     def run(self, dry_run=False):
-        """Validate, or reuse the earlier verdict.
+        """Validate, or use the earlier verdict again.
 
         :param dry_run: only tell what would be done
         :returns: the answer for standard output
         """
-        self.user = self._find_user()
-        parts = reuse.parts(
-            self.settings, files.programs_sha256(PROGRAMS), self.document["host"]["boot_id"], self._ask_interpreter
-        )
+        boot_id = self.document["host"]["boot_id"]
+        parts = reuse.parts(self.settings, files.programs_sha256(PROGRAMS), boot_id, self._ask_interpreter)
         previous = self._previous()
         why = reuse.why_not(previous, parts, self.settings)
         if why is None:
             return {"reused": True, "reason": "nothing it rests on has changed", "document": previous}
         if dry_run:
-            return {"reused": False, "reason": why, "would_run": [job.target for job in self._jobs()], "document": None}
+            targets = [job.target for job in self.jobs]
+            return {"reused": False, "reason": why, "would_run": targets, "document": None}
         self.document.update(fingerprint_parts=parts, fingerprint=files.sha256_json(parts))
         self._write_unfinished("UNFINISHED", "the validation has not finished, or it was killed")
         try:
@@ -124,202 +123,141 @@ class Validation:
             self._write_unfinished("INTERRUPTED", "the validation was stopped by %s" % signal_name)
         except Exception as error:
             self._keep_traceback()
-            message = "the validator itself failed (%s: %s); details: %s/internal-error.log"
-            self._write_unfinished("INTERNAL", message % (type(error).__name__, error, self.run_directory))
+            words = "the validator itself failed (%s: %s); details are in %s/internal-error.log"
+            self._write_unfinished("INTERNAL", words % (type(error).__name__, error, self.run_directory))
         finally:
             if self.scratch:
                 shutil.rmtree(self.scratch, ignore_errors=True)
         return {"reused": False, "reason": why, "document": self.document}
 
     def _validate(self):
+        """Make all checks and compose the verdict from them."""
         checks = self.document["checks"]
-        required = [("validator.self_test", "validator"), ("host.gpu_evidence", "host")]
         checks.append(self._self_test())
-        checks.append(gpu_evidence(self.settings["profile"], PCI_DEVICES))
+        checks.append(host.gpu_evidence(self.settings["profile"], host.PCI_DEVICES))
         for row in self.settings["missing_environments"]:
-            checks.append(
-                gates.check(
-                    "environment.available", gates.text(row["name"]), "WARN", row["reason"], "NOT_AVAILABLE", False
-                )
-            )
-        jobs = self._jobs()
-        for job in jobs:
-            required += [("mnist.train", job.target), ("mnist.device", job.target)]
-        if jobs:
-            required.append(("data.available", "mnist"))
-            self._run_jobs(jobs, checks)
-        self._finish(checks, required if jobs or not self._nothing_asked() else None)
-
-    def _run_jobs(self, jobs, checks):
-        try:
-            dataset = mnist_data.Finder(self.settings, self.table["datasets"], self._draw, self.allow_plain_http).find()
-        except mnist_data.DataError as error:
-            self.document["dataset"] = {"name": None, "origin": None, "tried": error.tried}
-            checks.append(gates.check("data.available", "mnist", "UNKNOWN", str(error), error.reason_code))
-            for job in jobs:
-                for identity in ("mnist.train", "mnist.device"):
-                    checks.append(
-                        gates.check(identity, job.target, "UNKNOWN", "not run: there is no data set", "NO_DATA")
-                    )
-                self._add_result(job, None, None, "UNKNOWN", str(error))
+            name, reason = gates.text(row["name"]), row["reason"]
+            checks.append(gates.check("environment.available", name, "WARN", reason, "NOT_AVAILABLE", required=False))
+        if self.jobs:
+            checks += self._run_jobs()
+        if not self.jobs and not self.settings["missing_environments"]:
+            self._finish(verdict_module.nothing_to_validate())
             return
-        title = self.table["datasets"][dataset.name]["title"]
-        self.document["dataset"] = {
-            "name": dataset.name,
-            "title": title,
-            "origin": dataset.origin,
-            "tried": dataset.tried,
-        }
-        self.document["dataset"]["sha256"] = self.table["datasets"][dataset.name]["files"]
-        checks.append(
-            gates.check("data.available", "mnist", "PASS", "%s (%s): %s" % (dataset.name, title, dataset.origin))
+        required = []
+        if self.jobs:
+            required = [
+                ("validator.self_test", "validator"),
+                ("host.gpu_evidence", "host"),
+                ("data.available", "mnist"),
+            ]
+            required += [(name, job.target) for job in self.jobs for name in ("mnist.train", "mnist.device")]
+        verdict, missing = verdict_module.compose(
+            checks, required, self.settings["profile"], self.settings["simulated"]
         )
-        for job in jobs:
-            self._run_job(job, dataset, checks)
+        self.document["self_test"]["required_checks_missing"] = ["%s %s" % pair for pair in missing]
+        self._finish(verdict)
+
+    def _run_jobs(self):
+        """Find the data set and run every job on it; return the checks."""
+        find = mnist_data.Finder(self.settings, self.table["datasets"], self._draw, self.allow_plain_http).find
+        try:
+            dataset = find()
+        except mnist_data.DataError as error:
+            self.document["dataset"] = {"name": None, "title": None, "origin": None, "tried": error.tried}
+            checks = [gates.check("data.available", "mnist", "UNKNOWN", str(error), error.reason_code)]
+            for job in self.jobs:
+                for name in ("mnist.train", "mnist.device"):
+                    checks.append(gates.check(name, job.target, "UNKNOWN", "not run: there is no data set", "NO_DATA"))
+                self._add_result(job, "UNKNOWN", str(error))
+            return checks
+        row = self.table["datasets"][dataset.name]
+        sums = {name: entry["sha256"] for name, entry in row["files"].items()}
+        self.document["dataset"] = dict(dataset._asdict(), title=row["title"], sha256=sums)
+        del self.document["dataset"]["directory"]
+        words = "%s (%s): %s" % (dataset.name, row["title"], dataset.origin)
+        checks = [gates.check("data.available", "mnist", "PASS", words)]
+        for job in self.jobs:
+            checks += self._run_job(job, dataset)
         if self.settings["profile"] == "gpu":
             checks.append(self._gpu_proof(checks))
+        return checks
 
-    def _run_job(self, job, dataset, checks):
-        """Run one job and judge it."""
+    def _run_job(self, job, dataset):
+        """Run one job and judge it; return the checks."""
         name = "%s-%s" % (job.environment["name"], job.framework)
         log = os.path.join(self.run_directory, name + ".log")
         result_path = os.path.join(self.scratch, name + ".json")
-        command = [job.environment["python"], "-s", "-B", os.path.join(PROGRAMS, "jobs", "mnist_%s.py" % job.framework)]
-        command += ["--data", dataset.directory, "--device", self.settings["profile"], "--result", result_path]
-        command += ["--epochs", str(self.settings["job_epochs"]), "--batch-size", str(self.settings["job_batch_size"])]
-        command += ["--seed", str(self.settings["job_seed"])]
-        command += ["--mixed-precision"] if self.settings["job_mixed_precision"] else []
-        outcome = self._start(command, log, self.settings["job_timeout"], job)
+        arguments = ["--data", dataset.directory, "--device", self.settings["profile"], "--result", result_path]
+        for option in ("epochs", "batch_size", "seed"):
+            arguments += ["--" + option.replace("_", "-"), str(self.settings["job_" + option])]
+        arguments += ["--mixed-precision"] if self.settings["job_mixed_precision"] else []
+        program = "mnist_%s.py" % job.framework
+        backend = keras_backend(job) if job.framework == "keras" else None
+        outcome = self._start(job.environment, program, arguments, log, self.settings["job_timeout"], backend)
         result, problem = None, ""
         try:
             result = files.read_foreign_json(result_path)
         except ValueError as error:
             problem = str(error)
-        judged = gates.judge_job(
-            job.target, self.settings["profile"], outcome, result, problem, dataset.name, self.table, log
-        )
-        judged += self._judge_version(job, result)
-        checks += judged
-        worst = max(judged, key=lambda row: verdict_module.SEVERITY.index(verdict_module.severity(row)))
+        profile = self.settings["profile"]
+        checks = gates.judge_job(job.target, profile, outcome, result, problem, dataset.name, self.table, log)
+        checks += judge_version(job, result)
+        worst = max(checks, key=lambda row: verdict_module.SEVERITY.index(verdict_module.severity(row)))
         note = "" if worst["status"] == "PASS" else worst["message"]
-        self._add_result(job, result, outcome, worst["status"], note, dataset.name)
-        self._event(
-            {
-                "event": "job",
-                "target": job.target,
-                "status": worst["status"],
-                "state": outcome.state,
-                "code": outcome.code,
-            }
-        )
-
-    def _finish(self, checks, required):
-        """Compose and write the verdict. ``required`` is None when there was nothing to validate."""
-        if required is None:
-            words = {"status": "SKIP", "label": "SKIP (no environment to validate)", "action": "none", "caps": []}
-            self.document["verdict"] = dict(words, summary="no environment was given, so nothing was proven")
-        else:
-            required = required if any(pair[0] == "mnist.train" for pair in required) else []
-            composed, missing = verdict_module.compose(
-                checks, required, self.settings["profile"], self.settings["simulated"]
-            )
-            self.document["verdict"] = dict(composed, fingerprint=self.document["fingerprint"])
-            self.document["self_test"]["required_checks_missing"] = ["%s %s" % pair for pair in missing]
-        self.document.update(finished=files.now(), duration_s=round(time.monotonic() - self.started, 1))
-        self._event({"event": "verdict", "status": self.document["verdict"]["status"]})
-        try:
-            self._write(self.document)
-        except OSError as error:
-            message = "the verdict cannot be written to %s: %s" % (self.verdict_path, error.strerror)
-            self.document = verdict_module.unfinished(self.document, "UNWRITABLE", message)
+        self._add_result(job, worst["status"], note, result, outcome, dataset.name)
+        self._event("job", target=job.target, status=worst["status"], state=outcome.state, code=outcome.code)
+        return checks
 
     # -- single checks -------------------------------------------------------------------------------------------
 
     def _self_test(self):
+        """Feed the gates what they must refuse. Runs every time: a validator that cannot say no proves nothing."""
         answers = gates.self_test(self.table)
         nothing, _ = verdict_module.compose([], [("mnist.train", "self-test")], "cpu", False)
         answers["missing_check_unknown"] = nothing["status"] == "UNKNOWN"
         self.document["self_test"] = answers
         bad = sorted(name for name, good in answers.items() if good is not True)
         if bad:
-            return gates.check(
-                "validator.self_test", "validator", "FAIL", "gates do not hold: %s" % ", ".join(bad), "SELF_TEST"
-            )
+            words = "the gates do not hold: %s" % ", ".join(bad)
+            return gates.check("validator.self_test", "validator", "FAIL", words, "SELF_TEST")
         return gates.check("validator.self_test", "validator", "PASS", "corrupted results are refused")
-
-    def _judge_version(self, job, result):
-        """Compare the version that ran with the planned one, where a version was planned exactly."""
-        planned, ran = job.environment["frameworks"][job.framework], (result or {}).get("version")
-        if job.environment["origin"] != "managed" or not isinstance(planned, str) or not planned or not ran:
-            return []
-        matches = str(ran).split("+")[0] == planned.split("+")[0]
-        message = "%s %s ran, %s is planned" % (job.framework, gates.text(ran, 40), planned)
-        status, reason_code = ("PASS", "OK") if matches else ("FAIL", "VERSION")
-        return [gates.check("environment.version", job.target, status, message, reason_code)]
 
     def _gpu_proof(self, checks):
         """Report the proofs of GPU use at hand: two of the five there should be, too few for a plain PASS."""
         signals = []
         for row in checks:
             if row["id"] == "mnist.device":
-                signals.append({"name": "result_device", "target": row["target"], "ok": row["status"] == "PASS"})
-                peak = row["measured"].get("allocator_peak_bytes")
-                signals.append(
-                    {"name": "allocator_peak", "target": row["target"], "bytes": peak, "ok": row["status"] == "PASS"}
-                )
-        self.document["gpu_use_proof"] = {
-            "quorum_needed": 3,
-            "quorum_reached": False,
-            "signals": signals,
-            "negative_control": None,
-        }
-        message = "GPU use is shown by the frameworks alone (device of the results, memory taken): no independent proof"
-        return gates.check("gpu.proof", "host", "WARN", message, "NO_QUORUM", False)
+                good, peak = row["status"] == "PASS", row["measured"].get("allocator_peak_bytes")
+                signals.append({"name": "result_device", "target": row["target"], "ok": good})
+                signals.append({"name": "allocator_peak", "target": row["target"], "bytes": peak, "ok": good})
+        proof = {"quorum_needed": 3, "quorum_reached": False, "signals": signals, "negative_control": None}
+        self.document["gpu_use_proof"] = proof
+        words = "GPU use is shown by the frameworks alone (device of the results, memory taken): no independent proof"
+        return gates.check("gpu.proof", "host", "WARN", words, "NO_QUORUM", required=False)
 
-    # -- doing things --------------------------------------------------------------------------------------------
-
-    def _jobs(self):
-        """Return the jobs in the order they run: one for each framework of each environment."""
-        return [
-            Job(row, framework, "%s/%s" % (row["name"], framework))
-            for row in self.settings["environments"]
-            for framework in settings_module.FRAMEWORKS
-            if framework in row["frameworks"]
-        ]
-
-    def _nothing_asked(self):
-        return not self.settings["environments"] and not self.settings["missing_environments"]
+    # -- running programs under an environment's interpreter -----------------------------------------------------
 
     def _draw(self):
-        """Draw the digits with the first environment whose interpreter can; see mnist_data.Finder."""
+        """Draw the digits with the first environment that can; see mnist_data.Finder."""
         problem = "no environment to draw them with"
         for row in self.settings["environments"]:
             directory = tempfile.mkdtemp(prefix="digits-", dir=self.scratch)
             self._give_away(directory)
-            command = [
-                row["python"],
-                "-s",
-                "-B",
-                os.path.join(PROGRAMS, "jobs", "generate_digits.py"),
-                "--out",
-                directory,
-            ]
             log = os.path.join(self.run_directory, "generate_digits.log")
-            outcome = self._start(command, log, DRAW_TIMEOUT)
+            outcome = self._start(row, "generate_digits.py", ["--out", directory], log, DRAW_TIMEOUT)
             if outcome.state == "finished" and outcome.code == 0:
                 return directory, ""
-            last = ([line for line in outcome.tail.splitlines() if line.strip()] or [outcome.state])[-1]
-            problem = "the digits cannot be drawn: %s" % gates.text(last)
+            problem = "the digits cannot be drawn in environment %s: %s" % (row["name"], gates.last_line(outcome.tail))
         return None, problem
 
-    def _start(self, command, log, timeout, job=None):
-        """Run a program of ours under an environment's interpreter, as the unprivileged user."""
-        environment = self._clean_environment(command[0], job)
-        return processes.run(command, environment, self.scratch, log, timeout, self.user)
+    def _start(self, environment, program, arguments, log, timeout, backend=None):
+        """Run one of the programs below jobs/ as the unprivileged user; return its Outcome."""
+        python = environment["python"]
+        command = [python, "-s", "-B", os.path.join(PROGRAMS, "jobs", program), *arguments]
+        return processes.run(command, self._variables(python, backend), self.scratch, log, timeout, self.user)
 
-    def _clean_environment(self, python, job):
-        """Return the environment variables of a job: only what it needs, and nowhere to write but its own directory."""
-        cores = min(4, os.cpu_count() or 1)  # the network is small: more threads would only wait for each other
+    def _variables(self, python, backend):
+        """Return a job's environment variables: only what it needs, and nowhere to write but its own directory."""
         answer = {
             "PATH": os.pathsep.join([os.path.dirname(python), "/usr/local/bin", "/usr/bin", "/bin"]),
             "LANG": "C.UTF-8",
@@ -327,59 +265,31 @@ class Validation:
             "PYTHONNOUSERSITE": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": str(cores),
+            # The network is small. Two threads are no faster than one, and on a busy machine, where they wait for each
+            # other at every step, twenty times slower.
+            "OMP_NUM_THREADS": "1",
             "TF_CPP_MIN_LOG_LEVEL": "1",
             # Take GPU memory as needed instead of all of it: others may be computing there.
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "JAX_PLATFORMS": "cuda",
         }
-        for name in (
-            "HOME",
-            "TMPDIR",
-            "XDG_CACHE_HOME",
-            "XDG_CONFIG_HOME",
-            "KERAS_HOME",
-            "MPLCONFIGDIR",
-            "CUDA_CACHE_PATH",
-        ):
+        for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KERAS_HOME", "MPLCONFIGDIR"):
             answer[name] = self.scratch
         if self.settings["profile"] == "cpu":
             answer.update(JAX_PLATFORMS="cpu", CUDA_VISIBLE_DEVICES="")
-        else:
-            answer.update(JAX_PLATFORMS="cuda")
-        if job is not None and job.framework == "keras":
-            answer["KERAS_BACKEND"] = job.environment["keras_backend"] or default_keras_backend(
-                job.environment["frameworks"]
-            )
+        if backend:
+            answer["KERAS_BACKEND"] = backend
         return answer
 
     def _ask_interpreter(self, python):
         """Return the output of reuse.LIST_DISTRIBUTIONS under an interpreter, or an empty string."""
+        variables = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONNOUSERSITE": "1", "HOME": "/nonexistent"}
+        command = [python, "-s", "-B", "-c", reuse.LIST_DISTRIBUTIONS]
         with tempfile.TemporaryDirectory(prefix="gpulab-ask-") as directory:
             log = os.path.join(directory, "log")
-            environment = {
-                "PATH": "/usr/bin:/bin",
-                "LC_ALL": "C.UTF-8",
-                "PYTHONNOUSERSITE": "1",
-                "HOME": "/nonexistent",
-            }
-            outcome = processes.run(
-                [python, "-s", "-B", "-c", reuse.LIST_DISTRIBUTIONS], environment, "/", log, ASK_TIMEOUT, self.user
-            )
-            return outcome.tail if outcome.state == "finished" and outcome.code == 0 else ""
-
-    def _find_user(self):
-        """Return whom the jobs run as: the unprivileged user when we are root and it exists, else None: ourselves."""
-        name = self.settings["user"]
-        if os.geteuid() == 0 and name:
-            try:
-                user = processes.User(name)
-                self.document["run_as"] = name
-                return user
-            except KeyError:
-                pass
-        self.document["run_as"] = "uid %d" % os.geteuid()
-        return None
+            outcome = processes.run(command, variables, "/", log, ASK_TIMEOUT, self.user)
+        return outcome.tail if outcome.state == "finished" and outcome.code == 0 else ""
 
     def _prepare_directories(self):
         os.makedirs(self.run_directory, mode=0o755)
@@ -388,13 +298,13 @@ class Validation:
             shutil.rmtree(os.path.join(runs, old), ignore_errors=True)
         self.scratch = tempfile.mkdtemp(prefix="gpulab-validation-")
         self._give_away(self.scratch)
-        self._event({"event": "started", "fingerprint": self.document["fingerprint"]})
+        self._event("started", fingerprint=self.document["fingerprint"])
 
     def _give_away(self, path):
         if self.user is not None:
             os.chown(path, self.user.uid, self.user.gid)
 
-    # -- writing -------------------------------------------------------------------------------------------------
+    # -- the verdict and its file --------------------------------------------------------------------------------
 
     def _previous(self):
         try:
@@ -402,53 +312,63 @@ class Validation:
         except ValueError:
             return None
 
-    def _write(self, document):
-        files.write_atomically(self.verdict_path, files.to_json(document, indent=1).encode("utf-8") + b"\n")
+    def _finish(self, verdict):
+        self.document["verdict"] = dict(verdict, fingerprint=self.document["fingerprint"])
+        self.document.update(finished=files.now(), duration_s=round(time.monotonic() - self.started, 1))
+        self._event("verdict", status=verdict["status"])
+        try:
+            self._write()
+        except OSError as error:  # the UNKNOWN from the beginning stays
+            words = "the verdict cannot be written to %s: %s" % (self.verdict_path, error.strerror or error)
+            self.document = verdict_module.unfinished(self.document, "UNWRITABLE", words)
 
     def _write_unfinished(self, reason_code, message):
         """Put UNKNOWN in place of whatever verdict is there. Where even that is impossible the old one is removed."""
         self.document = verdict_module.unfinished(self.document, reason_code, message)
         try:
-            self._write(self.document)
+            self._write()
         except OSError as error:
             files.remove(self.verdict_path)
-            message = "%s; and %s cannot be written: %s" % (message, self.verdict_path, error.strerror or error)
-            self.document = verdict_module.unfinished(self.document, "UNWRITABLE", message)
+            words = "%s; %s cannot be written: %s" % (message, self.verdict_path, error.strerror or error)
+            self.document = verdict_module.unfinished(self.document, "UNWRITABLE", words)
 
-    def _add_result(self, job, result, outcome, status, note, dataset=None):
+    def _write(self):
+        files.write_atomically(self.verdict_path, files.to_json(self.document, indent=1).encode("utf-8") + b"\n")
+
+    def _add_result(self, job, status, note, result=None, outcome=None, dataset=None):
         """Add one row for the table that a person reads, and what was observed."""
         result = result or {}
-        accuracy = result.get("accuracy")
 
         def word(key):
             return gates.text(result[key], 80) if result.get(key) is not None else None
 
-        backend = job.environment["keras_backend"] or default_keras_backend(job.environment["frameworks"])
-        self.document["results"].append(
-            {
-                "environment": job.environment["name"],
-                "framework": job.framework,
-                "version": word("version"),
-                "python": word("python"),
-                "keras_backend": (word("keras_backend") or backend) if job.framework == "keras" else None,
-                "device": word("device"),
-                "device_name": word("device_name"),
-                "dataset": dataset,
-                "accuracy": round(accuracy, 4) if gates.is_number(accuracy) else None,
-                "seconds": round(outcome.seconds, 1) if outcome else None,
-                "batch_size": result.get("batch_size") if gates.is_number(result.get("batch_size")) else None,
-                "status": status,
-                "note": gates.text(note, 400),
-            }
-        )
-        observed = self.document["observed"]["environments"].setdefault(job.environment["name"], {})
-        observed[job.framework] = word("version")
+        def number(key, digits=None):
+            return round(result[key], digits) if gates.is_number(result.get(key)) else None
 
-    def _event(self, event):
+        row = {
+            "environment": job.environment["name"],
+            "framework": job.framework,
+            "version": word("version"),
+            "python": word("python"),
+            "keras_backend": (word("keras_backend") or keras_backend(job)) if job.framework == "keras" else None,
+            "device": word("device"),
+            "device_name": word("device_name"),
+            "dataset": dataset,
+            "accuracy": number("accuracy", 4),
+            "seconds": round(outcome.seconds, 1) if outcome else None,
+            "batch_size": number("batch_size"),
+            "status": status,
+            "note": gates.text(note, 400),
+        }
+        self.document["results"].append(row)
+        observed = self.document["observed"]["environments"].setdefault(row["environment"], {})
+        observed[job.framework] = row["version"]
+
+    def _event(self, event, **more):
         """Add a line to the run's event log; a log that cannot be written does not change the verdict."""
         try:
             with open(os.path.join(self.run_directory, "events.ndjson"), "a", encoding="utf-8") as stream:
-                stream.write(files.to_json(dict({"time": files.now()}, **event)) + "\n")
+                stream.write(files.to_json(dict({"time": files.now(), "event": event}, **more)) + "\n")
         except OSError:
             pass
 
@@ -460,85 +380,39 @@ class Validation:
             pass
 
 
-def default_keras_backend(frameworks):
-    """Return the backend of an environment that does not name one."""
+def find_user(name):
+    """Return whom the jobs run as: the unprivileged user when we are root and it exists, else None: ourselves."""
+    if os.geteuid() != 0 or not name:
+        return None
+    try:
+        return processes.User(name)
+    except KeyError:
+        return None
+
+
+def keras_backend(job):
+    """Return what Keras runs on: what its environment says, else the framework beside it."""
+    if job.environment["keras_backend"]:
+        return job.environment["keras_backend"]
     for framework, backend in (("tensorflow", "tensorflow"), ("pytorch", "torch"), ("jax", "jax")):
-        if framework in frameworks:
+        if framework in job.environment["frameworks"]:
             return backend
     return "tensorflow"
 
 
-def gpu_evidence(profile, pci_devices):
-    """Compare the profile with what the PCI bus shows, which needs no driver."""
-    found = []
-    try:
-        for address in sorted(os.listdir(pci_devices)) if os.path.isdir(pci_devices) else []:
-            device = [read_text(os.path.join(pci_devices, address, name)) for name in ("vendor", "class")]
-            if device[0] == "0x10de" and device[1].startswith("0x03"):
-                found.append(address)
-    except OSError as error:
-        return gates.check(
-            "host.gpu_evidence", "host", "WARN", "%s: %s" % (pci_devices, error.strerror), "UNREADABLE", tier=0
-        )
-    more = {"measured": {"nvidia_gpus": found}, "tier": 0}
-    if profile == "cpu" and found:
-        message = "an NVIDIA GPU is there (%s), but the profile is cpu: it was not used and nothing is claimed about it"
-        return gates.check("host.gpu_evidence", "host", "WARN", message % ", ".join(found), "GPU_PRESENT", **more)
-    if profile == "gpu" and not found:
-        return gates.check(
-            "host.gpu_evidence", "host", "FAIL", "profile gpu, but the PCI bus shows no NVIDIA GPU", "NO_GPU", **more
-        )
-    return gates.check(
-        "host.gpu_evidence", "host", "PASS", "%d NVIDIA GPUs on the PCI bus, profile %s" % (len(found), profile), **more
-    )
+def judge_version(job, result):
+    """Compare the version that ran with the planned one, in environments of this project; return the checks."""
+    planned, ran = job.environment["frameworks"][job.framework], (result or {}).get("version")
+    if job.environment["origin"] != "managed" or not isinstance(planned, str) or not planned or not ran:
+        return []
+    ran = gates.text(ran, 40)
+    words = "%s %s ran, %s is planned" % (job.framework, ran, planned)
+    if ran.split("+")[0] == planned.split("+")[0]:  # 2.13.0+cpu is 2.13.0
+        return [gates.check("environment.version", job.target, "PASS", words)]
+    return [gates.check("environment.version", job.target, "FAIL", words, "VERSION")]
 
 
-def describe_host(name):
-    machine_id = read_text("/etc/machine-id")
-    return {
-        "name": name or socket.gethostname(),
-        "boot_id": read_text("/proc/sys/kernel/random/boot_id"),
-        "kernel": platform.release(),
-        "machine_id_hash": hashlib.sha256(machine_id.encode()).hexdigest() if machine_id else None,
-    }
-
-
-def read_text(path):
-    """Return the stripped text of a small file, or an empty string when it cannot be read."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read().strip()
-    except OSError:
-        return ""
-
-
-class Lock:
-    """Only one validation per host. The kernel drops the lock with the process, however that ends."""
-
-    def __init__(self, directory):
-        self.path = os.path.join(directory, "lock")
-
-    def __enter__(self):
-        """:raises Refused: when another validation holds it"""
-        self.stream = open(self.path, "a+", encoding="utf-8")
-        try:
-            fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.stream.seek(0)
-            holder = gates.text(self.stream.read(200)) or "unknown process"
-            self.stream.close()
-            raise Refused("another validation is running on this host (%s)" % holder) from None
-        self.stream.truncate(0)
-        self.stream.write("pid %d since %s" % (os.getpid(), files.now()))
-        self.stream.flush()
-        return self
-
-    def __exit__(self, *_):
-        self.stream.close()
-
-
-def stop_on(signal_number, _):
-    raise Interrupted(signal.Signals(signal_number).name)
+# -- the command line ------------------------------------------------------------------------------------------------
 
 
 def parse(arguments):
@@ -558,28 +432,37 @@ def answer(options):
     try:
         settings = settings_module.read(options.config)
     except settings_module.SettingsError as error:
-        return {"error": {"reason_code": "SETTINGS", "message": str(error), "problems": error.problems}}, 3
+        return failure("SETTINGS", str(error), problems=error.problems), 3
     if options.always:
         settings["job_policy"] = "always"
     validation = Validation(settings, options.allow_plain_http)
     if options.dry_run:
-        reply = validation.run(dry_run=True)
-        return dict(reply, exit_code=0), 0
+        return dict(validation.run(dry_run=True), exit_code=0), 0
     try:
         os.makedirs(validation.directory, mode=0o755, exist_ok=True)
-        with Lock(validation.directory):
+        with lock.held(validation.directory):
             reply = validation.run()
-    except Refused as error:
-        return {"error": {"reason_code": "LOCKED", "message": str(error)}}, 4
+    except lock.Refused as error:
+        return failure("LOCKED", str(error)), 4
     except OSError as error:
-        message = "%s cannot be used: %s" % (validation.directory, error.strerror or error)
-        return {"error": {"reason_code": "UNWRITABLE", "message": message}}, 3
+        words = "%s cannot be used: %s" % (validation.directory, error.strerror or error)
+        return failure("UNWRITABLE", words), 3
     status = reply["document"]["verdict"]["status"]
     code = 1 if options.strict and status == "WARN" else verdict_module.EXIT_CODES.get(status, 2)
     return dict(reply, exit_code=code), code
 
 
+def failure(reason_code, message, **more):
+    """Return the answer for standard output when there is no verdict."""
+    return {"error": dict({"reason_code": reason_code, "message": message}, **more)}
+
+
+def stop_on(signal_number, _):
+    raise Interrupted(signal.Signals(signal_number).name)
+
+
 def main(arguments=None):
+    os.umask(0o022)  # the jobs' user has to read what we write
     try:
         options = parse(arguments)
     except SystemExit as stop:  # argparse ends with 2, which means UNKNOWN here
@@ -589,18 +472,26 @@ def main(arguments=None):
     try:
         reply, code = answer(options)
     except Interrupted as signal_name:
-        reply, code = {"error": {"reason_code": "INTERRUPTED", "message": "stopped by %s" % signal_name}}, 2
+        reply, code = failure("INTERRUPTED", "the validation was stopped by %s" % signal_name), 2
     except Exception as error:
-        message = "the validator itself failed: %s: %s" % (type(error).__name__, error)
-        reply, code = {"error": {"reason_code": "INTERNAL", "message": message}}, 2
+        words = "the validator itself failed: %s: %s" % (type(error).__name__, error)
+        reply, code = failure("INTERNAL", words), 2
     try:
         print(files.to_json(reply), flush=True)
-        if sys.stderr.isatty():
-            last = reply.get("error") or reply["document"]["verdict"]
-            print("%s: %s" % (last.get("label", "error"), last.get("summary") or last.get("message")), file=sys.stderr)
-    except (BrokenPipeError, OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody listens any more; the verdict is on disk
+    except OSError:  # nobody listens any more; the verdict is on disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stderr.isatty():
+        print(for_people(reply), file=sys.stderr)
     return code
+
+
+def for_people(reply):
+    """Return the answer as one line for a terminal."""
+    if "error" in reply:
+        return reply["error"]["message"]
+    if not reply["document"]:
+        return "would run %s: %s" % (", ".join(reply["would_run"]), reply["reason"])
+    return "%(label)s: %(summary)s" % reply["document"]["verdict"]
 
 
 if __name__ == "__main__":

@@ -67,6 +67,12 @@ def summary(checks, worst):
     return gates.text("; ".join([line, *reasons[:3]]) + more, 1200)
 
 
+def nothing_to_validate():
+    """Return the verdict of a host for which no environment was given."""
+    words = "no environment was given, so nothing was proven"
+    return {"status": "SKIP", "label": "SKIP (nothing to validate)", "action": "none", "caps": [], "summary": words}
+
+
 def unfinished(document, reason_code, message):
     """Return a document whose verdict is UNKNOWN: before the work, and when it could not be done."""
     verdict = {"status": "UNKNOWN", "label": label("UNKNOWN", document["profile"], document["simulated"])}

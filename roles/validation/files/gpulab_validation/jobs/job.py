@@ -119,7 +119,7 @@ def run(framework, train):
         result["error"] = {"reason_code": error.reason_code, "message": str(error)}
     except ImportError as error:
         traceback.print_exc()
-        result["error"] = {"reason_code": "FRAMEWORK_MISSING", "message": f"{framework} cannot be imported: {error}"}
+        result["error"] = {"reason_code": "FRAMEWORK_MISSING", "message": f"{framework} cannot be used: {error}"}
     except Exception as error:  # whatever a framework raises becomes a sentence; the traceback is for the log
         traceback.print_exc()
         reason = "OUT_OF_MEMORY" if is_out_of_memory(error) else "JOB_ERROR"

@@ -19,7 +19,7 @@ def find_device(jax, wanted):
         raise job.JobError(
             "NO_GPU",
             f"JAX {jax.__version__} finds no usable GPU: its CUDA plugin is not installed, no driver is loaded, or no "
-            f"GPU is visible to this user ({job.first_line(error)})",
+            f"GPU is visible to this user ({type(error).__name__}: {job.first_line(error)})",
         ) from error
 
 
