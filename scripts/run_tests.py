@@ -109,14 +109,12 @@ def read_report(report: Path) -> Outcome:
 # --- the stages -----------------------------------------------------------------------------------
 
 
-def files(*patterns: str) -> list[Path]:
-    """Return the project's files that match one of the patterns (as pathlib's `match`)."""
-    return [path for path in project_files() if any(path.match(pattern) for pattern in patterns)]
-
-
 def playbooks() -> list[Path]:
     """Return every playbook that a person may start."""
-    return [path for path in project_files() if str(path) == "site.yml" or path.match("playbooks/*.yml")]
+    found = project_files()
+    return [
+        path for path in found if str(path) == "site.yml" or (str(path.parent), path.suffix) == ("playbooks", ".yml")
+    ]
 
 
 def shell_scripts() -> list[Path]:

@@ -325,6 +325,7 @@ class Bed:
     def molecule_environment(self) -> dict[str, str]:
         """Return the variables that .config/molecule/config.yml is written in terms of."""
         return {
+            "GPULAB_TEST_HOST": f"gpulab-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]}",
             "GPULAB_TEST_IMAGE": self.image,
             "GPULAB_TEST_NETWORK": self.network,
             "GPULAB_TEST_VOLUMES": json.dumps(["/sys/fs/cgroup:/sys/fs/cgroup:rw", *self.volumes]),

@@ -14,7 +14,7 @@ import files
 import mnist_data
 import pytest
 import settings as settings_module
-from conftest import Lab, Mirror
+from validation_lab import Lab, Mirror
 
 IMAGES = "train-images-idx3-ubyte.gz"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import reuse
-from conftest import Lab
+from validation_lab import Lab
 
 COUNTING = 'open(os.path.join(os.path.dirname(sys.argv[0]), "..", "jobs-run"), "a").write("x")'
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import settings as settings_module
 import yaml
-from conftest import PROGRAMS, ROLE
+from validation_lab import PROGRAMS, ROLE
 
 TABLE = json.loads((PROGRAMS / "thresholds.json").read_text())
 PROGRAM_FILES = {

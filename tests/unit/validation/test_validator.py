@@ -19,7 +19,7 @@ import host
 import pytest
 import settings as settings_module
 import validate
-from conftest import Lab, status_of
+from validation_lab import Lab, status_of
 
 RESULT_KEYS = {
     "environment", "framework", "version", "python", "keras_backend", "device", "device_name", "dataset", "accuracy",
@@ -271,12 +271,15 @@ def test_a_killed_validator_leaves_unknown_and_no_job(lab: Lab) -> None:
     process.kill()
     process.communicate(timeout=20)
     assert lab.verdict()["verdict"]["status"] == "UNKNOWN"
+    scratch = Path((lab.base / "validation" / "scratch").read_text())
+    assert scratch.is_dir()
     job = int((lab.directory / "running").read_text())
     end = time.monotonic() + 10
     while Path(f"/proc/{job}").exists() and "Z" not in Path(f"/proc/{job}/stat").read_text() and time.monotonic() < end:
         time.sleep(0.05)
     assert not Path(f"/proc/{job}").exists() or " Z " in Path(f"/proc/{job}/stat").read_text()
-    assert lab.validate()[0] == 0  # and the lock went with it
+    assert lab.validate()[0] == 0  # the lock went with it
+    assert not scratch.exists()  # and its directory is not left lying about
 
 
 def test_a_validator_that_is_told_to_stop_says_unknown(lab: Lab) -> None:
@@ -293,11 +296,12 @@ def test_a_second_validator_is_refused(lab: Lab) -> None:
     process = start(lab, "")
     before = lab.verdict()
     code, reply = lab.validate("--always")
-    process.kill()
-    process.communicate(timeout=20)
+    after = lab.verdict()
+    process.terminate()
+    process.communicate(timeout=60)
     assert code == 4
     assert f"pid {process.pid}" in reply["error"]["message"]
-    assert lab.verdict() == before
+    assert after == before
 
 
 def test_an_error_of_the_validator_itself_is_unknown(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ import verdict as verdict_module  # noqa: E402
 
 PROGRAMS = os.path.dirname(os.path.abspath(__file__))
 KEPT_RUNS = 10
+SCRATCH_PREFIX = "gpulab-validation-"
 #: Seconds for drawing the digits and for asking an interpreter what is installed.
 DRAW_TIMEOUT, ASK_TIMEOUT = 600, 60
 
@@ -61,7 +62,7 @@ class Validation:
         self.verdict_path = os.path.join(self.directory, "verdict.json")
         self.run_id = files.new_run_id()
         self.run_directory = os.path.join(self.directory, "runs", self.run_id)
-        self.scratch = None
+        self.scratch, self.scratch_record = None, os.path.join(self.directory, "scratch")
         self.user = find_user(settings["user"])
         self.started = time.monotonic()
         with open(os.path.join(PROGRAMS, "thresholds.json"), encoding="utf-8") as stream:
@@ -128,6 +129,7 @@ class Validation:
         finally:
             if self.scratch:
                 shutil.rmtree(self.scratch, ignore_errors=True)
+                files.remove(self.scratch_record)
         return {"reused": False, "reason": why, "document": self.document}
 
     def _validate(self):
@@ -296,9 +298,21 @@ class Validation:
         runs = os.path.dirname(self.run_directory)
         for old in sorted(os.listdir(runs))[:-KEPT_RUNS]:
             shutil.rmtree(os.path.join(runs, old), ignore_errors=True)
-        self.scratch = tempfile.mkdtemp(prefix="gpulab-validation-")
+        self._remove_scratch_of_a_killed_run()
+        self.scratch = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
+        files.write_atomically(self.scratch_record, self.scratch.encode())
         self._give_away(self.scratch)
         self._event("started", fingerprint=self.document["fingerprint"])
+
+    def _remove_scratch_of_a_killed_run(self):
+        """We hold the lock, so a directory that is still recorded belongs to a run that was killed."""
+        try:
+            with open(self.scratch_record, encoding="utf-8") as stream:
+                path = stream.read()
+        except OSError:
+            return
+        if os.path.basename(path).startswith(SCRATCH_PREFIX):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _give_away(self, path):
         if self.user is not None:

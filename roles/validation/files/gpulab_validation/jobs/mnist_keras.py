@@ -97,6 +97,8 @@ def train(options, data):
     backend = BACKENDS[backend_name](options)  # before Keras is imported, so that the device is settled first
     import keras
 
+    if not hasattr(keras, "ops"):
+        raise job.JobError("KERAS_VERSION", f"Keras {keras.__version__} is older than 3; this job needs Keras 3")
     if keras.backend.backend() != backend_name:
         raise job.JobError(
             "KERAS_BACKEND", f"Keras runs on {keras.backend.backend()} although {backend_name} was asked for"
