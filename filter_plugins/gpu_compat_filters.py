@@ -74,9 +74,9 @@ def plan(request: Any, facts: Any) -> dict[str, Any]:
     return gpu_compat.plan(_native(request), _native(facts))
 
 
-def change(planned: Any, facts: Any) -> dict[str, Any]:
+def change(planned: Any, facts: Any, rebuild: Any = ()) -> dict[str, Any]:
     """See gpu_compat_change.yml."""
-    return gpu_compat.change(_native(planned), _native(facts))
+    return gpu_compat.change(_native(planned), _native(facts), _native(rebuild))
 
 
 def provided(planned: Any, facts: Any, unavailable: Any = ()) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def verdict_table(verdicts: Any) -> str:
         results = verdict.get("results", [])
         rows += [_row(host, result) for result in results]
         label = verdict.get("verdict", {}).get("label", "UNKNOWN")
-        rows.append((host, "all", f"{len(results)} jobs", "", "", "", "", "", label))
+        rows.append((host, "all", f"{len(results)} job{'' if len(results) == 1 else 's'}", "", "", "", "", "", label))
         if verdict.get("reused"):
             notes.append(
                 f"{host}: proven at {_plain(verdict.get('started'))}; nothing that it rests on has changed since then"

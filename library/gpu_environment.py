@@ -18,7 +18,7 @@ description:
   - O(step=install) installs just that lock into the prefix.
   - O(step=finish) checks imports and dependencies, writes the manifest, switches the link, removes old generations that
     nobody uses.
-  - O(step=tool) is for a manager that comes from the package index (virtualenv): it installs O(lock_file) into
+  - O(step=tool) is for a manager that comes from the package index (virtualenv). It installs O(lock_file) into
     C(tools/<name>), once.
 options:
   step:

@@ -29,21 +29,21 @@ die() { # die <status> <line>...
 # --- Python ------------------------------------------------------------------------------------
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+has_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
 find_python() { # sets PYTHON, or says how to get one
-  local candidate
-  if [ -n "${GPULAB_PYTHON:-}" ]; then
-    new_enough "$GPULAB_PYTHON" || die 3 "GPULAB_PYTHON=$GPULAB_PYTHON is not a Python 3.11 or newer that runs"
-    PYTHON=$GPULAB_PYTHON
-  else
-    # The makers of ansible-core 2.19 test it on 3.11 to 3.13, hence 3.14 last.
-    for candidate in python3 python3.13 python3.12 python3.11 python3.14; do
-      if new_enough "$candidate"; then PYTHON=$candidate && break; fi
-    done
-  fi
-  [ -n "$PYTHON" ] || die 3 "needs Python 3.11 or newer; found $(python3 --version 2>&1 || echo none)" "$(how_to_get_python)"
-  "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
-    die 3 "$("$PYTHON" --version) lacks its venv module, which this distribution packages separately" "$(how_to_get_venv)"
+  # The makers of ansible-core 2.19 test it on 3.11 to 3.13, hence 3.14 last.
+  local candidate lacking='' candidates=(python3 python3.13 python3.12 python3.11 python3.14)
+  [ -z "${GPULAB_PYTHON:-}" ] || candidates=("$GPULAB_PYTHON")
+  for candidate in "${candidates[@]}"; do
+    if ! new_enough "$candidate"; then continue; fi
+    if has_venv "$candidate"; then PYTHON=$candidate && return; fi
+    lacking=${lacking:-$candidate}
+  done
+  [ -z "$lacking" ] ||
+    die 3 "$("$lacking" --version) lacks its venv module, which this distribution packages separately" "$(how_to_get_venv "$lacking")"
+  [ -z "${GPULAB_PYTHON:-}" ] || die 3 "GPULAB_PYTHON=$GPULAB_PYTHON is not a Python 3.11 or newer that runs"
+  die 3 "needs Python 3.11 or newer; found $(python3 --version 2>&1 || echo none)" "$(how_to_get_python)"
 }
 
 # What a person puts before a command that needs root.
@@ -61,13 +61,13 @@ how_to_get_python() {
   echo "install one by any means (a newer distribution, pyenv, conda, uv) and name it: GPULAB_PYTHON=/path/to/python3 ./$program"
 }
 
-how_to_get_venv() {
+how_to_get_venv() { # how_to_get_venv <python>
   if command -v apt-get >/dev/null; then
-    echo "run: $(as_root)apt-get install -y $("$PYTHON" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+    echo "run: $(as_root)apt-get install -y $("$1" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
   elif command -v dnf >/dev/null; then
     echo "run: $(as_root)dnf install -y python3.12"
   else
-    echo "install the venv and ensurepip modules of $PYTHON, or name another: GPULAB_PYTHON=/path/to/python3 ./$program"
+    echo "install the venv and ensurepip modules of $1, or name another: GPULAB_PYTHON=/path/to/python3 ./$program"
   fi
 }
 

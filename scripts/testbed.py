@@ -55,6 +55,7 @@ IMAGE_OPTIONS = [
 ]
 
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+BOOTED = ("running", "degraded")  # what systemd says once it has done all it can
 SETTINGS = ROOT / ".ansible" / "test-bed"  # files that are mounted into test machines
 ENGINE_LOG = ROOT / ".ansible" / "dockerd.log"
 ENGINE_START = 60  # seconds a docker engine gets to answer
@@ -196,18 +197,12 @@ def build_image(image: str) -> None:
     note(f"building the image {image} from this machine's package archive (about a minute)")
     with tempfile.TemporaryDirectory(prefix="gpulab-image-") as directory:
         archive = Path(directory) / "image.tar"
-        command = [
-            "mmdebstrap",
-            *IMAGE_OPTIONS,
-            f"--include={','.join(IMAGE_PACKAGES)}",
-            SUITE,
-            str(archive),
-            "-",
-        ]
+        command = ["mmdebstrap", *IMAGE_OPTIONS, f"--include={','.join(IMAGE_PACKAGES)}"]
+        command += [SUITE, str(archive), "-"]
         done = subprocess.run(command, input=apt_sources(), capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise Unavailable(f"mmdebstrap cannot build the image ({last}); GPULAB_TEST_IMAGE can name another")
+            why = first_error(done.stderr)
+            raise Unavailable(f"mmdebstrap cannot build the image ({why}); GPULAB_TEST_IMAGE can name another")
         change = 'CMD ["/lib/systemd/systemd"]'
         subprocess.run(["docker", "import", "--change", change, archive, image], check=True, capture_output=True)
 
@@ -218,7 +213,9 @@ def apt_sources() -> str:
     Raises Unavailable where this machine's package archive does not carry SUITE.
     """
     target = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
-    lines = output(["apt-get", "indextargets", "--format", target, "Created-By: Packages"]).splitlines()
+    # --no-release-info: from the configuration alone, because `apt-get update` may never have run here.
+    command = ["apt-get", "indextargets", "--no-release-info", "--format", target, "Created-By: Packages"]
+    lines = output(command).splitlines()
     sources = []
     for uri, release, component in (line.split() for line in lines):
         if release == SUITE or release.startswith(f"{SUITE}-"):
@@ -347,7 +344,7 @@ class Bed:
         self.machines.append(full_name)
         machine = Machine(full_name, self.network)
         # systemd empties /tmp while it boots, so nothing may be put there before.
-        machine.wait_until(lambda: "ing" in machine.run("systemctl is-system-running").output)
+        machine.wait_until(lambda: machine.run("systemctl is-system-running").output.strip() in BOOTED)
         return machine
 
     def remove_machines(self) -> None:
@@ -382,19 +379,19 @@ class Machine:
     def run(self, command: str, *, user: str = "root", directory: str = "/", timeout: float = 1200) -> Result:
         """Run a shell command as a login session of `user` would, without a terminal or standard input."""
         started = time.monotonic()
-        inside = [
-            "docker",
-            "exec",
-            "--user",
-            user,
-            "--workdir",
-            directory,
-            self.name,
+        home = "/root" if user == "root" else f"/home/{user}"
+        inside = ["docker", "exec", "--user", user, "--workdir", directory, self.name]
+        inside += [
             "timeout",
             str(int(timeout)),
+            "env",
+            f"HOME={home}",
+            f"USER={user}",
+            "LANG=C.UTF-8",
+            "bash",
+            "-c",
+            command,
         ]
-        home = "/root" if user == "root" else f"/home/{user}"
-        inside += ["env", f"HOME={home}", f"USER={user}", "LANG=C.UTF-8", "bash", "-c", command]
         done = subprocess.run(
             inside,
             stdin=subprocess.DEVNULL,
@@ -409,16 +406,7 @@ class Machine:
     def put(self, source: Path, files: list[Path], target: str, *, owner: str = "root") -> None:
         """Copy `files` (relative to `source`) into the directory `target`, owned by `owner`."""
         names = "".join(f"{file}\0" for file in files)
-        pack = [
-            "tar",
-            "--create",
-            "--directory",
-            str(source),
-            "--null",
-            "--files-from=-",
-            "--owner=0",
-            "--group=0",
-        ]
+        pack = ["tar", "--create", "--directory", str(source), "--null", "--files-from=-", "--owner=0", "--group=0"]
         packed = subprocess.run(pack, input=names.encode(), stdout=subprocess.PIPE, check=True).stdout
         unpack = f"mkdir -p {target} && tar -x -C {target} && chown -R {owner}: {target}"
         subprocess.run(

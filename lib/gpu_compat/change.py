@@ -7,25 +7,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def change(planned: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+def change(planned: Mapping[str, Any], facts: Mapping[str, Any], rebuild: Sequence[str] = ()) -> dict[str, Any]:
     """Compare a plan with what the host is.
 
     Args:
         planned: the value of ``plan`` in the answer of :func:`gpu_compat.plan`, not None.
         facts: what the module ``gpu_facts`` returned for the host.
+        rebuild: names of environments to build again although they look as planned.
 
     Returns:
-        ``{"environments": [...]}``: the planned environments that must be built, each with ``why``, a sentence for
-        people. Empty lists on a converged host.
+        ``environments``: the planned environments that must be built, each with ``why``, a sentence for people;
+        ``unasked``: names of environments of ours on the host that the plan does not know (they are left alone).
+        The first is empty on a converged host.
     """
     builds = []
     for environment in planned["environments"]:
         if environment["existing"]:
             continue
         why = _why_build(environment, facts["environments"].get(environment["name"]))
+        if not why and environment["name"] in rebuild:
+            why = "asked for by gpulab_rebuild"
         if why:
             builds.append({**environment, "why": why})
-    return {"environments": builds}
+    known = {environment["name"] for environment in planned["environments"]}
+    known.update(row["name"] for row in planned["unavailable_environments"])
+    unasked = [name for name, row in facts["environments"].items() if row["state"] == "complete" and name not in known]
+    return {"environments": builds, "unasked": sorted(unasked)}
 
 
 def _why_build(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:

@@ -279,6 +279,22 @@ def _framework(
     }
 
 
+def _refuse_unknown_release(name: str, wanted: Mapping[str, Any], where: str) -> None:
+    """Refuse a wish that no known release meets, whatever the Python."""
+    if wanted["version"] in ("newest", "any"):
+        return
+    known = releases(name)
+    specifier = SpecifierSet(wanted["version"])
+    if not any(specifier.contains(row[1]) for row in known):
+        raise _Conflict(
+            "unknown_release",
+            f"no known release of {name} matches {wanted['version']}: the data of {table('frameworks')['as_of']} goes "
+            f"from {known[-1][0]} to {known[0][0]}",
+            [where],
+            table("frameworks")["frameworks"][name]["source"],
+        )
+
+
 def _python(wish: Mapping[str, Any], where: str, profile: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Choose the interpreter: the host's own where it fits what is to be installed, else one that is to be provided."""
     asked = wish["python"]
@@ -297,6 +313,8 @@ def _python(wish: Mapping[str, Any], where: str, profile: str, facts: Mapping[st
             }
     if asked != "auto":
         return {"version": asked, "interpreter": None, "because": "asked for; the host does not have it"}
+    for name, wanted in wish["frameworks"].items():
+        _refuse_unknown_release(name, wanted, f"{where}.frameworks.{name}")
     for second in range(15, 8, -1):
         if fits((3, second)):
             own = ", ".join(row["minor"] for row in usable) or "none"

@@ -80,7 +80,8 @@ def test_the_table_shows_the_accuracies(host: Machine, first_run: Result) -> Non
 
 
 def test_no_cuda_package_was_installed(host: Machine, first_run: Result) -> None:
-    found = host.run("find /opt/gpulab/generations -maxdepth 5 -iname 'nvidia_*' -o -maxdepth 5 -iname 'triton*'")
+    names = "'(' -iname 'nvidia_*' -o -iname 'triton*' -o -iname 'jax_cuda*' ')'"
+    found = host.run(f"find /opt/gpulab/generations -maxdepth 5 {names}")
     assert found.output == ""
 
 

@@ -101,6 +101,11 @@ def test_asked_python_that_no_release_supports_is_a_conflict(facts: dict[str, An
     assert "3.10 to 3.13" in answer["message"]
 
 
+def test_a_release_that_nobody_knows_is_named_as_such(facts: dict[str, Any]) -> None:
+    answer = conflict({"environments": [{"name": "t", "frameworks": {"pytorch": ">=9"}}]}, facts)
+    assert (answer["id"], "to 2.15.0" in answer["message"]) == ("unknown_release", True)
+
+
 def test_an_impossible_optional_environment_does_not_stop_the_others(facts: dict[str, Any]) -> None:
     request = {"environments": [{**TF, "python": "3.14", "optional": True}, TORCH]}
     answer = planned(request, facts)
@@ -168,7 +173,9 @@ def test_change_is_empty_on_a_converged_host_and_explains_itself_elsewhere(facts
         host = {**facts, "environments": {"torch": found} if found else {}}
         assert words in change(answer, host)["environments"][0]["why"]
     host = {**facts, "environments": {"torch": good}}
-    assert change(answer, host) == {"environments": []}
+    assert change(answer, host) == {"environments": [], "unasked": []}
+    assert "gpulab_rebuild" in change(answer, host, ["torch"])["environments"][0]["why"]
+    assert change(answer, {**host, "environments": {"torch": good, "old-one": good}})["unasked"] == ["old-one"]
     rows = provided(answer, host)
     assert [(row["name"], row["origin"]) for row in rows["environments"]] == [
         ("torch", "managed"),
