@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible.context import CLIARGS
 from ansible.errors import AnsibleFilterError
 from ansible.utils.vars import transform_to_native_types
 
@@ -84,6 +85,12 @@ def provided(planned: Any, facts: Any, unavailable: Any = ()) -> dict[str, Any]:
     return gpu_compat.provided(_native(planned), _native(facts), _native(unavailable))
 
 
+def become_password_given(host_variables: Any) -> bool:
+    """See become_password_given.yml."""
+    asked = any(CLIARGS.get(option) for option in ("become_ask_pass", "become_password_file"))
+    return asked or any(host_variables.get(name) for name in ("ansible_become_password", "ansible_become_pass"))
+
+
 class FilterModule:
     """Registers the filters."""
 
@@ -95,4 +102,5 @@ class FilterModule:
             "gpu_compat_plan": _explained(plan),
             "gpu_compat_change": _explained(change),
             "gpu_compat_provided": _explained(provided),
+            "become_password_given": become_password_given,
         }

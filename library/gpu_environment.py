@@ -220,7 +220,7 @@ def lock(params, check_mode):
     plan, index = params["plan"], PackageIndex(params["package_index"], os.environ)
     tried = []
     for source in _torch_sources(plan, params["package_index"], index):
-        text, problem = _resolve(params, index, source)
+        text, problem = _resolve(params, index, source, check_mode)
         if problem is None:
             packages = _parse_lock(text)
             problem = _cuda_in_cpu_lock(packages, plan["forbidden"])
@@ -262,7 +262,8 @@ def install(params, check_mode):
     command += ["--quiet", "--no-deps", "--require-hashes", "--requirement", os.path.join(prefix, LOCK)]
     if source["url"]:
         command += ["--find-links" if source["flat"] else "--extra-index-url", source["url"]]
-    code, output = _run(params, command, index)
+    # Every file is held to its hash, so it may come from whichever index has it.
+    code, output = _run(params, command, index, extra={"UV_INDEX_STRATEGY": "unsafe-best-match"})
     if code != 0:
         raise Failed(
             f"packages could not be installed: {explain(output)}. What works is untouched; run again when this is "
@@ -379,7 +380,7 @@ def _resolved(params):
         raise Failed("nothing has been locked for this environment yet; run the step 'lock' first") from None
 
 
-def _resolve(params, index, source):
+def _resolve(params, index, source, check_mode):
     """Return ``(lock text, None)``, or ``(None, problem)``."""
     plan = params["plan"]
     project = [
@@ -417,7 +418,9 @@ def _resolve(params, index, source):
             plan["python"]["version"],
         ]
         command += index.uv_options() + (["--python", params["interpreter"]] if params["interpreter"] else [])
-        code, output = _run(params, command, index, cwd=scratch)
+        # In check mode even the cache stays as it is.
+        extra = {"UV_CACHE_DIR": os.path.join(scratch, "cache")} if check_mode else {}
+        code, output = _run(params, command, index, cwd=scratch, extra=extra)
         if code != 0:
             return None, explain(output)
         with open(target, encoding="utf-8") as stream:
@@ -479,6 +482,10 @@ def _import_all(params, index):
 def _run(params, command, index, cwd="/", extra=None):
     """Run a command bounded in time; return its exit code and everything it printed."""
     cache = os.path.join(params["base_dir"], "cache")
+    if not extra or "UV_CACHE_DIR" not in extra:
+        # For its owner alone: uv's lock files are writable to all, and whoever held one would stall us.
+        os.makedirs(os.path.join(cache, "uv"), exist_ok=True)
+        os.chmod(os.path.join(cache, "uv"), 0o700)
     environ = index.environment(dict(os.environ))
     environ.update(
         UV_CACHE_DIR=os.path.join(cache, "uv"),

@@ -90,6 +90,12 @@ def main():
         ),
         supports_check_mode=True,
     )
+    for option in ("base_dir", "user_base_dir"):
+        if module.params[option] and not os.path.isabs(os.path.expanduser(module.params[option])):
+            variable = {"base_dir": "gpulab_base_dir", "user_base_dir": "gpulab_user_base_dir"}[option]
+            module.fail_json(
+                msg=f"{variable} is '{module.params[option]}'; write an absolute path, which begins with /"
+            )
     module.exit_json(changed=False, ansible_facts={"gpu_facts": Host(module.params).facts()})
 
 
@@ -170,7 +176,10 @@ class Host:
     def privilege(self):
         """Tell who we are and whether we may become root without asking a person."""
         uid = os.geteuid()
-        user = pwd.getpwuid(uid)
+        try:
+            name, home = pwd.getpwuid(uid).pw_name, pwd.getpwuid(uid).pw_dir
+        except KeyError:  # a container's user, say, that the host knows by number alone
+            name, home = str(uid), "/"
         if uid == 0:
             root, how = True, "connected as root"
         elif self.params["become_password_given"]:
@@ -181,7 +190,7 @@ class Host:
             root, how = True, "sudo without a password"
         else:
             root, how = False, "not root, and sudo asks for a password (give it with --ask-become-pass)"
-        return dict(uid=uid, user=user.pw_name, home=os.environ.get("HOME") or user.pw_dir, root=root, how=how)
+        return dict(uid=uid, user=name, home=os.environ.get("HOME") or home, root=root, how=how)
 
     def user_base_dir(self):
         """Return the base directory in user scope, as the XDG base directory specification places data."""
@@ -212,8 +221,9 @@ class Host:
             directories += [path for path in os.environ.get("PATH", "").split(os.pathsep) if path not in directories]
         candidates = ["/usr/bin/python3"]
         for directory in directories:
-            candidates += sorted(glob.glob(os.path.join(directory, "python3.[0-9]*")), reverse=True)
-        candidates += sorted(glob.glob(os.path.join(base_dir, "tools", "python", "*", "bin", "python3.[0-9]*")))
+            candidates += sorted(glob.glob(os.path.join(directory, "python3.[0-9]*")), key=_version, reverse=True)
+        managed = os.path.join(base_dir, "tools", "python", "*", "bin", "python3.[0-9]*")
+        candidates += sorted(glob.glob(managed), key=_version, reverse=True)
         found = {}
         for path in candidates:
             if not re.search(r"python3(\.\d+)?$", path) or not os.access(path, os.X_OK):
@@ -221,7 +231,10 @@ class Host:
             answer = self.run([path, "-I", "-S", "-c", _ASK_PYTHON])
             if answer is None:
                 continue
-            row = json.loads(answer)
+            try:
+                row = json.loads(answer)
+            except ValueError:  # something that is called python3.N and is none
+                continue
             row["usable"] = scope == "user" or _readable_by_all(row["path"])
             found.setdefault(row["path"], row)
         return list(found.values())
@@ -274,6 +287,11 @@ print(json.dumps(dict(
     path=os.path.realpath(sys.executable), version="%d.%d.%d" % sys.version_info[:3],
     minor="%d.%d" % sys.version_info[:2], venv=importlib.util.find_spec("ensurepip") is not None)))
 """
+
+
+def _version(path):
+    """Return the numbers in a program's name, so that python3.12 comes after python3.9."""
+    return [int(number) for number in re.findall(r"\d+", os.path.basename(path))]
 
 
 def _readable_by_all(path):

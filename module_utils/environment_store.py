@@ -112,6 +112,7 @@ def describe(base_dir, name):
             lock_sha256=manifest.get("lock_sha256", ""),
             frameworks=manifest.get("frameworks", {}),
             keras_backend=manifest.get("keras_backend"),
+            python=manifest.get("python"),
             drift=drift,
             extra=extra,
         )

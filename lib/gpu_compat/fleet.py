@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +28,7 @@ def check_requests(requests: Mapping[str, Any], origins: Mapping[str, Origins] |
     hosts_by_line: dict[str, list[str]] = {}
     answers: dict[str, list[tuple[str, str]]] = {}
     for host, request in requests.items():
-        key = json.dumps(request, sort_keys=True, default=str)
+        key = repr(request)
         if key not in answers:
             answers[key] = _mistakes(request)
         for path, message in answers[key]:

@@ -295,6 +295,11 @@ def _refuse_unknown_release(name: str, wanted: Mapping[str, Any], where: str) ->
         )
 
 
+def _can_make(wish: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Tell whether an interpreter can make the environment: the manager venv needs a module that some hosts lack."""
+    return wish["manager"] != "venv" or bool(row.get("venv", True))
+
+
 def _python(wish: Mapping[str, Any], where: str, profile: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Choose the interpreter: the host's own where it fits what is to be installed, else one that is to be provided."""
     asked = wish["python"]
@@ -303,13 +308,16 @@ def _python(wish: Mapping[str, Any], where: str, profile: str, facts: Mapping[st
     def fits(version: tuple[int, int]) -> bool:
         return all(_fitting(name, wanted, version, profile, facts) for name, wanted in wish["frameworks"].items())
 
-    for row in usable:
+    # What the environment was built with stays while it fits: a new interpreter on the host is no reason to rebuild.
+    before = (facts["environments"].get(wish["name"]) or {}).get("python")
+    for row in sorted(usable, key=lambda row: bool(row["minor"] != before)):
         if row["minor"] == asked or (asked == "auto" and fits(minor(row["minor"]))):
             because = "asked for and found on the host" if asked != "auto" else "the host's own, and it fits"
+            found = [other["path"] for other in usable if other["minor"] == row["minor"] and _can_make(wish, other)]
             return {
                 "version": row["minor"],
-                "interpreter": row["path"],
-                "because": f"{because}: {row['path']}",
+                "interpreter": found[0] if found else None,
+                "because": f"{because}: {row['path']}" + ("" if found else ", but its venv module is missing"),
             }
     if asked != "auto":
         return {"version": asked, "interpreter": None, "because": "asked for; the host does not have it"}

@@ -55,8 +55,7 @@ def read_request(request: Any) -> dict[str, Any]:
     """
     mistakes: list[Mistake] = []
     read = _REQUEST(request, "", mistakes)
-    if not mistakes:
-        _check_environments(read["environments"], mistakes)
+    _check_environments(read.get("environments", []), mistakes)
     if mistakes:
         raise CompatError(mistakes)
     return {
@@ -125,7 +124,9 @@ def _check_environments(environments: list[dict[str, Any]], mistakes: list[Mista
     seen: dict[str, int] = {}
     for index, environment in enumerate(environments):
         path = f"environments[{index}]"
-        name = environment["name"]
+        name = environment.get("name")
+        if not isinstance(name, str):
+            continue  # a mistake that is in the list already
         if name in seen:
             mistakes.append(
                 Mistake(
@@ -145,7 +146,7 @@ def _check_environments(environments: list[dict[str, Any]], mistakes: list[Mista
 
 def _check_keras(environment: Mapping[str, Any], path: str, mistakes: list[Mistake]) -> None:
     """Keras computes on another framework: one of them must be in the same environment."""
-    frameworks = environment["frameworks"]
+    frameworks = environment.get("frameworks", {})
     backend = environment.get("keras_backend", "auto")
     available = [KERAS_BACKENDS[name] for name in KERAS_BACKENDS if name in frameworks]
     if "keras" not in frameworks:

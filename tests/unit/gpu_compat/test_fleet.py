@@ -22,6 +22,12 @@ def test_a_host_without_a_request_is_named() -> None:
     assert check_requests({"login": None})[0].startswith("login: gpu_stack: is not set")
 
 
+def test_keys_that_are_no_words() -> None:
+    lines = check_requests({"a": {**GOOD, True: "x", 7: "y"}})
+    assert len(lines) == 2
+    assert "gpu_stack.True: unknown key" in lines[0]
+
+
 def test_the_nearest_known_origin_is_shown() -> None:
     origins = {"a": {"gpu_stack": "all.yml:1", "gpu_stack.environments[0]": "all.yml:7"}}
     request = {"environments": [{"name": "torch", "python": 3.1, "frameworks": {"pytorch": "newest"}}]}

@@ -95,6 +95,21 @@ def test_python_for_other_users_is_not_taken(facts: dict[str, Any]) -> None:
     assert planned({"environments": [TORCH]}, hidden)["environments"][0]["python"]["interpreter"] is None
 
 
+def test_a_new_interpreter_is_no_reason_to_rebuild(facts: dict[str, Any]) -> None:
+    newer = {"path": "/usr/bin/python3.13", "minor": "3.13", "usable": True, "venv": True}
+    host = {**facts, "pythons": [newer, *facts["pythons"]]}
+    assert planned({"environments": [TORCH]}, host)["environments"][0]["python"]["version"] == "3.13"
+    built = {**host, "environments": {"torch": {"state": "complete", "python": "3.11"}}}
+    assert planned({"environments": [TORCH]}, built)["environments"][0]["python"]["version"] == "3.11"
+
+
+def test_venv_needs_an_interpreter_with_its_module(facts: dict[str, Any]) -> None:
+    bare = {**facts, "pythons": [{**facts["pythons"][0], "venv": False}]}
+    python = planned({"environments": [{**TORCH, "manager": "venv"}]}, bare)["environments"][0]["python"]
+    assert (python["version"], python["interpreter"]) == ("3.11", None)
+    assert planned({"environments": [TORCH]}, bare)["environments"][0]["python"]["interpreter"]
+
+
 def test_asked_python_that_no_release_supports_is_a_conflict(facts: dict[str, Any]) -> None:
     answer = conflict({"environments": [{**TF, "python": "3.14"}]}, facts)
     assert answer["id"] == "python_vs_framework"

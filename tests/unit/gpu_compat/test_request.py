@@ -109,6 +109,13 @@ def test_all_mistakes_at_once() -> None:
     assert list(found) == ["profil", "driver", "environments[0].python", "environments[0].frameworks.x"]
 
 
+def test_mistakes_between_keys_are_said_beside_those_in_them() -> None:
+    environment = {"name": "a", "frameworks": {"keras": "newest"}}
+    found = mistakes({"profil": "gpu", "environments": [environment, environment]})
+    assert list(found) == ["profil", "environments[0].frameworks.keras", "environments[1].name",
+                           "environments[1].frameworks.keras"]  # fmt: skip
+
+
 def test_keras_backend_must_be_in_the_environment() -> None:
     environment = {"name": "k", "frameworks": {"keras": "newest", "jax": "newest"}, "keras_backend": "torch"}
     assert "it has jax" in mistakes({"environments": [environment]})["environments[0].keras_backend"]

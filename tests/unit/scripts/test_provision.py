@@ -31,7 +31,10 @@ def test_a_second_start_is_quick_and_needs_no_package_index(checkout: Checkout) 
     assert run.stderr == ""
 
 
-@pytest.mark.parametrize("option", [["-i", "inventories/lab"], ["--inventory=inventories/lab"], ["-iinventories/lab"]])
+@pytest.mark.parametrize(
+    "option",
+    [["-i", "inventories/lab"], ["--inventory=inventories/lab"], ["-iinventories/lab"], ["-vi", "inventories/lab"]],
+)
 def test_a_given_inventory_replaces_the_local_one(checkout: Checkout, option: list[str]) -> None:
     run = checkout.start(*option)
     assert "inventories/lab" in run.stdout

@@ -248,6 +248,15 @@ def test_the_profile_against_the_pci_bus(tmp_path: Path, profile: str, present: 
     assert host.gpu_evidence(profile, str(tmp_path))["status"] == status
 
 
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_a_bus_that_cannot_be_read_is_unknown(tmp_path: Path, profile: str) -> None:
+    assert host.gpu_evidence(profile, str(tmp_path / "bus/pci/devices"))["status"] == "UNKNOWN"
+    (tmp_path / "bus").mkdir()  # the kernel is there to ask, and knows of no PCI
+    assert host.gpu_evidence("cpu", str(tmp_path / "bus/pci/devices"))["status"] == "PASS"
+    (tmp_path / "bus/pci/devices/0000:01:00.0").mkdir(parents=True)
+    assert host.gpu_evidence(profile, str(tmp_path / "bus/pci/devices"))["status"] == "UNKNOWN"
+
+
 # -- UNKNOWN until the end -------------------------------------------------------------------------------------------
 
 

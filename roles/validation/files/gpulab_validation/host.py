@@ -11,6 +11,7 @@ import socket
 import gates
 
 PCI_DEVICES = "/sys/bus/pci/devices"
+NVIDIA_MODULE = "/sys/module/nvidia/version"
 
 
 def describe(name):
@@ -30,6 +31,9 @@ def describe(name):
 def gpu_evidence(profile, pci_devices):
     """Compare the profile with what the PCI bus shows; return the check host.gpu_evidence."""
     found = nvidia_gpus(pci_devices)
+    if found is None:
+        words = "the PCI bus cannot be read, so nothing is known about GPUs (%s)" % pci_devices
+        return gates.check("host.gpu_evidence", "host", "UNKNOWN", words, "PCI_UNREADABLE", tier=0)
 
     def answer(status, message, reason_code="OK"):
         measured = {"nvidia_gpus": found}
@@ -44,17 +48,30 @@ def gpu_evidence(profile, pci_devices):
 
 
 def nvidia_gpus(pci_devices):
-    """List the PCI addresses of NVIDIA's display controllers (class 03); a host without a PCI bus has none."""
+    """List the PCI addresses of NVIDIA's display controllers (class 03), or return None where they cannot be read.
+
+    A host whose kernel knows of no PCI bus has none: /sys/bus is there and lacks it.
+    """
+    bus = os.path.dirname(pci_devices)
+    if os.path.isdir(os.path.dirname(bus)) and not os.path.isdir(bus):
+        return []
     try:
         addresses = sorted(os.listdir(pci_devices))
     except OSError:
-        return []
+        return None
     found = []
     for address in addresses:
         vendor, kind = (_text(os.path.join(pci_devices, address, name)) for name in ("vendor", "class"))
+        if not vendor or not kind:
+            return None
         if vendor == "0x10de" and kind.startswith("0x03"):
             found.append(address)
     return found
+
+
+def hardware():
+    """Return what must be the same for an earlier verdict to hold: NVIDIA's GPUs and the loaded driver."""
+    return [nvidia_gpus(PCI_DEVICES), _text(NVIDIA_MODULE)]
 
 
 def _text(path):

@@ -9,6 +9,7 @@ import os
 import time
 
 import files
+import host
 
 #: Asks an interpreter what is installed for it, in a stable order.
 LIST_DISTRIBUTIONS = """
@@ -28,6 +29,7 @@ def parts(settings, programs_sha256, boot_id, ask_interpreter):
         "boot of the host": boot_id or files.new_run_id(),
         "validation programs": programs_sha256,
         "profile": settings["profile"] + (" simulated" if settings["simulated"] else ""),
+        "GPUs and driver": files.sha256_json(host.hardware()),
         "user of the jobs": settings["user"],
         "job parameters": files.sha256_json([settings[key] for key in sorted(settings) if key.startswith("job_")
                                              and key not in ("job_policy", "job_max_age_days", "job_timeout")]),

@@ -63,6 +63,7 @@ class Validation:
         self.run_id = files.new_run_id()
         self.run_directory = os.path.join(self.directory, "runs", self.run_id)
         self.scratch, self.scratch_record = None, os.path.join(self.directory, "scratch")
+        self.drawings = []
         self.user = find_user(settings["user"])
         self.started = time.monotonic()
         with open(os.path.join(PROGRAMS, "thresholds.json"), encoding="utf-8") as stream:
@@ -127,6 +128,8 @@ class Validation:
             words = "the validator itself failed (%s: %s); details are in %s/internal-error.log"
             self._write_unfinished("INTERNAL", words % (type(error).__name__, error, self.run_directory))
         finally:
+            for directory in self.drawings:
+                shutil.rmtree(directory, ignore_errors=True)
             if self.scratch:
                 shutil.rmtree(self.scratch, ignore_errors=True)
                 files.remove(self.scratch_record)
@@ -243,7 +246,9 @@ class Validation:
         """Draw the digits with the first environment that can; see mnist_data.Finder."""
         problem = "no environment to draw them with"
         for row in self.settings["environments"]:
-            directory = tempfile.mkdtemp(prefix="digits-", dir=self.scratch)
+            # Not below the scratch directory: that is the jobs' user's, who could put a link in its place meanwhile.
+            directory = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
+            self.drawings.append(directory)
             self._give_away(directory)
             log = os.path.join(self.run_directory, "generate_digits.log")
             outcome = self._start(row, "generate_digits.py", ["--out", directory], log, DRAW_TIMEOUT)
