@@ -340,6 +340,7 @@ def tool(params, check_mode):
         code, output = _run(params, command, index)
         if code != 0:
             raise Failed(f"the manager could not be installed: {explain(output)}")
+    _open_to_readers(prefix)
     _write(marker, wanted + "\n")
     return dict(changed=True)
 
@@ -492,6 +493,8 @@ def _run(params, command, index, cwd="/", extra=None):
         PIP_CACHE_DIR=os.path.join(cache, "pip"),
         UV_PYTHON_DOWNLOADS="never",
         UV_NO_PROGRESS="1",
+        # Keras writes its settings on import, otherwise into the home directory.
+        KERAS_HOME=os.path.join(cache, "keras"),
         TF_CPP_MIN_LOG_LEVEL="3",
         LC_ALL="C.UTF-8",
     )

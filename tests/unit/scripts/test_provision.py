@@ -67,7 +67,10 @@ def test_a_locale_that_the_machine_lacks_is_replaced(checkout: Checkout) -> None
 
 
 def test_a_home_that_is_not_there_is_replaced_for_ansible(checkout: Checkout) -> None:
-    assert f"ANSIBLE_HOME {checkout.path}/.ansible/home" in checkout.start(HOME="/nonexistent").stdout
+    assert (
+        f"ANSIBLE_HOME {checkout.path}/.ansible/home"
+        in checkout.start(HOME="/nonexistent", ANSIBLE_REMOTE_TEMP="/tmp").stdout
+    )
 
 
 def test_help_is_its_own(checkout: Checkout) -> None:
