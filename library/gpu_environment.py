@@ -207,7 +207,9 @@ def begin(params, check_mode):
     prefix = os.path.join(base_dir, "generations", f"{name}-{stamp}")
     if not check_mode:
         for path in half_made:
-            shutil.rmtree(path)
+            # A killed controller can leave its last step running on the host; what that leaves is for the next run.
+            if not _in_use(path):
+                shutil.rmtree(path)
         for directory in ("envs", "generations", "cache"):
             os.makedirs(os.path.join(base_dir, directory), exist_ok=True)
     return dict(changed=True, prefix=prefix, removed=half_made)
