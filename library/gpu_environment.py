@@ -131,6 +131,7 @@ from ansible.module_utils.environment_store import (
     LOCK,
     MANIFEST,
     describe,
+    free_bytes,
     generations,
     link_path,
     normalise,
@@ -197,7 +198,7 @@ def begin(params, check_mode):
             "environment otherwise, or move that away"
         )
     half_made = [path for path in generations(base_dir, name) if read_manifest(path) is None]
-    free = _free_mib(base_dir)
+    free = free_bytes(base_dir) // MIB
     if not half_made and free < params["free_mib"]:
         raise Failed(
             f"only {free} MiB are free in {base_dir}, and an environment needs about {params['free_mib']} MiB. Free "
@@ -568,14 +569,6 @@ def _in_use(prefix):
         except OSError:
             continue
     return False
-
-
-def _free_mib(path):
-    """Return the free MiB for us on the file system of ``path`` or of its nearest existing parent."""
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize // MIB
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ import shutil
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.environment_store import describe_all
+from ansible.module_utils.environment_store import describe_all, free_bytes
 
 NVIDIA = "0x10de"
 #: PCI vendors that make GPUs for computing; a server's display chip (ASPEED, Matrox, QEMU) is none.
@@ -129,7 +129,7 @@ class Host:
             gpus=gpus,
             other_gpus=other_gpus,
             driver=self.driver(),
-            disk={path: self.free_bytes(path) for path in (base_dir, "/tmp")},
+            disk={path: free_bytes(path) for path in (base_dir, "/tmp")},
             tools=self.tools(base_dir),
             environments=describe_all(base_dir),
             unknown=self.unknown,
@@ -265,13 +265,6 @@ class Host:
         """Return the version of the loaded NVIDIA kernel module, or None with the reason."""
         version = self.text("sys/module/nvidia/version")
         return dict(loaded_version=version, reason=None if version else "the kernel module nvidia is not loaded")
-
-    def free_bytes(self, path):
-        """Return the free bytes for us on the file system that holds ``path`` or its nearest existing parent."""
-        while not os.path.isdir(path):
-            path = os.path.dirname(path)
-        status = os.statvfs(path)
-        return status.f_bavail * status.f_frsize
 
     def tools(self, base_dir):
         """List the tools that this project keeps on the host: ``["uv-0.13.9"]``."""

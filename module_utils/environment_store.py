@@ -90,6 +90,14 @@ def _plain(version):
     return parts
 
 
+def free_bytes(path):
+    """Return the bytes free for us on the file system of ``path`` or of its nearest existing parent."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
 def describe(base_dir, name):
     """Describe the environment ``name`` as gpu_facts reports it, or return None where there is nothing of it."""
     link = link_path(base_dir, name)
