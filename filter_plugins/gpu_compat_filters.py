@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ try:
 except ImportError:  # not installed as a package: take it from the checkout that this file belongs to
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
     import gpu_compat
+
+from gpu_compat import fleet, render
+from gpu_compat.hosts import Host, host_from_facts, read_host
+from gpu_compat.tables import Tables, with_overlay
 
 try:  # Ansible remembers where each value was written; private so far, so it may be missing.
     from ansible._internal._datatag._tags import Origin
@@ -70,9 +76,77 @@ def check(hosts: Any, hostvars: Any) -> list[str]:
     return gpu_compat.check_requests(_native(raw), {host: _origins(value) for host, value in raw.items()})
 
 
-def plan(request: Any, facts: Any) -> dict[str, Any]:
+def plan(request: Any, facts: Any, overlay: Any = None, driver_as_it_is: bool = False) -> dict[str, Any]:
     """See gpu_compat_plan.yml."""
-    return gpu_compat.plan(_native(request), _native(facts))
+    tables = _tables(overlay)
+    return gpu_compat.plan(
+        _native(request), host_from_facts(_native(facts), tables), tables, driver_as_it_is=driver_as_it_is
+    )
+
+
+def plan_fleet(
+    hosts: Any,
+    hostvars: Any,
+    unanswered: Any = None,
+    overlay: Any = None,
+    uniform: bool = False,
+    driver_as_it_is: bool = False,
+) -> dict[str, Any]:
+    """See gpu_compat_fleet.yml."""
+    tables = _tables(overlay)
+    wishes: dict[str, tuple[Any, Host]] = {}
+    unknown: dict[str, str] = {}
+    known: dict[str, str] = {}
+    for name in map(str, hosts):
+        variables = hostvars[name]
+        facts = (variables.get("ansible_facts") or {}).get("gpu_facts")
+        declared = variables.get("gpu_host")
+        if facts:
+            known[name] = "asked"
+            wishes[name] = (_native(variables.get("gpu_stack")), host_from_facts(_native(facts), tables))
+        elif declared is not None:
+            known[name] = "declared"
+            wishes[name] = (_native(variables.get("gpu_stack")), _declared(name, declared, tables))
+        else:
+            unknown[name] = str((unanswered or {}).get(name) or "the host has not been asked")
+    answers = fleet.plan_fleet(wishes, uniform=uniform, tables=tables, driver_as_it_is=driver_as_it_is)
+    found: dict[str, Any] = {}
+    for name in map(str, hosts):
+        answer = answers[name] if name in answers else fleet.nothing_known(unknown[name], tables)
+        found[name] = {**answer, "facts": known.get(name, "none")}
+    return found
+
+
+def _declared(name: str, declared: Any, tables: Tables) -> Host:
+    try:
+        return read_host(_native(declared), tables)
+    except gpu_compat.CompatError as error:
+        raise gpu_compat.CompatError(
+            [gpu_compat.Mistake(f"{name}: gpu_{mistake.path}", mistake.message) for mistake in error.mistakes]
+        ) from error
+
+
+def text(answers: Any) -> str:
+    """See gpu_compat_text.yml."""
+    return render.fleet_text(_native(answers))
+
+
+def refusals(answers: Any) -> list[str]:
+    """See gpu_compat_refusals.yml."""
+    return fleet.refusals(_native(answers))
+
+
+def _tables(overlay: Any) -> Tables:
+    """Return the tables with a lab's own rows; equal rows are checked and laid over once in a run."""
+    plain = _native(overlay) if overlay else None
+    return _overlaid(json.dumps(plain, sort_keys=True, default=str)) if plain else with_overlay(None)
+
+
+@cache
+def _overlaid(text_of_overlay: str) -> Tables:
+    from gpu_compat.check import read_overlay  # long, and most labs have no rows of their own
+
+    return with_overlay(read_overlay(json.loads(text_of_overlay), "gpulab_compat_overlay"))
 
 
 def change(planned: Any, facts: Any, rebuild: Any = ()) -> dict[str, Any]:
@@ -100,6 +174,9 @@ class FilterModule:
             "gpu_compat_validate": _explained(validate),
             "gpu_compat_check": _explained(check),
             "gpu_compat_plan": _explained(plan),
+            "gpu_compat_fleet": _explained(plan_fleet),
+            "gpu_compat_text": _explained(text),
+            "gpu_compat_refusals": _explained(refusals),
             "gpu_compat_change": _explained(change),
             "gpu_compat_provided": _explained(provided),
             "become_password_given": become_password_given,

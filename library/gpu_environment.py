@@ -244,7 +244,7 @@ def lock(params, check_mode):
     raise Failed(
         "no source can give {}. Tried:\n{}\nGive a source that has them (dl_frameworks_find_links, "
         "dl_frameworks_wheel_dir or dl_frameworks_index_url), or mark the environment as optional: true".format(
-            ", ".join(plan["requirements"]), "\n".join("- " + line for line in tried)
+            ", ".join(plan["resolve"]), "\n".join("- " + line for line in tried)
         )
     )
 
@@ -297,7 +297,7 @@ def finish(params, check_mode):
         digest=plan["digest"],
         made=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         manager=plan["manager"],
-        python=plan["python"]["version"],
+        python=plan["python"],
         keras_backend=plan["keras_backend"],
         frameworks=_versions(plan, packages),
         imports=imports,
@@ -362,8 +362,8 @@ def _torch_sources(plan, options, index):
         url = "{}/{}".format(options["pytorch_index_url"].rstrip("/"), tag)
         sources.append(dict(label=f"PyTorch's index {url}", url=url, flat=False))
     sources += [dict(label=f"find-links {place}", url=place, flat=True) for place in index.find_links]
-    # The package index holds the CUDA 13 build under the plain name: right for cu130, never for the CPU.
-    return [*sources, anywhere] if tag == "cu130" else sources
+    # The package index has one build of each release under the plain name; the plan says whether it is the planned one.
+    return [*sources, anywhere] if plan["frameworks"]["pytorch"].get("on_package_index") else sources
 
 
 def _keep_resolved(params, text, source):
@@ -392,7 +392,10 @@ def _resolve(params, index, source, check_mode):
         'name = "environment"',
         'version = "0"',
         'requires-python = ">=3.8"',
-        "dependencies = {}".format(json.dumps(plan["requirements"])),
+        # What the plan names exactly and what may stand in for it where a source does not carry the newest release yet.
+        "dependencies = {}".format(json.dumps(plan["resolve"])),
+        "[tool.uv]",
+        "constraint-dependencies = {}".format(json.dumps(plan["constraints"])),
     ]
     if source["url"]:
         # An explicit index serves these packages alone, and nothing else can serve them.
@@ -419,7 +422,7 @@ def _resolve(params, index, source, check_mode):
             "--output-file",
             target,
             "--python-version",
-            plan["python"]["version"],
+            plan["python"],
         ]
         command += index.uv_options() + (["--python", params["interpreter"]] if params["interpreter"] else [])
         # In check mode even the cache stays as it is.

@@ -113,7 +113,7 @@ class Host:
         if scope == "auto":
             scope = "system" if privilege["root"] else "user"
         base_dir = self.params["base_dir"] if scope == "system" else self.user_base_dir()
-        gpus, other_gpus = self.gpus()
+        gpus, other_gpus, nvswitches = self.gpus()
         return dict(
             schema=1,
             simulated=self.root != "/",
@@ -128,6 +128,8 @@ class Host:
             pythons=self.pythons(base_dir, scope),
             gpus=gpus,
             other_gpus=other_gpus,
+            nvswitches=nvswitches,
+            secure_boot=self.secure_boot(),
             driver=self.driver(),
             disk={path: free_bytes(path) for path in (base_dir, "/tmp")},
             tools=self.tools(base_dir),
@@ -240,17 +242,20 @@ class Host:
         return list(found.values())
 
     def gpus(self):
-        """Return NVIDIA GPUs and GPUs of other vendors from PCI; ``(None, [])`` where the bus cannot be read."""
+        """Return NVIDIA's GPUs, those of other vendors, and NVIDIA's bridges (NVSwitch is one) from PCI; the first is
+        None where the bus cannot be read."""
         if os.path.isdir(self.path("sys/bus")) and not os.path.isdir(self.path("sys/bus/pci")):
-            return [], []  # the kernel is there to ask, and it knows of no PCI bus
+            return [], [], []  # the kernel is there to ask, and it knows of no PCI bus
         try:
             addresses = sorted(os.listdir(self.path("sys/bus/pci/devices")))
         except OSError as error:
             self.unknown["gpus"] = f"/sys/bus/pci/devices: {error.strerror}"
-            return None, []
-        ours, others = [], []
+            return None, [], []
+        ours, others, bridges = [], [], []
         for address in addresses:
             device = {key: self.text(f"sys/bus/pci/devices/{address}/{key}") for key in ("vendor", "device", "class")}
+            if device["vendor"] == NVIDIA and (device["class"] or "").startswith("0x0680"):
+                bridges.append(dict(bus=address, vendor=device["vendor"], device=device["device"]))
             # Class 03 is a display controller: 0300 VGA, 0302 3D controller, 0380 other.
             if not (device["class"] or "").startswith("0x03"):
                 continue
@@ -259,12 +264,32 @@ class Host:
                 ours.append(row)
             elif device["vendor"] in OTHER_VENDORS:
                 others.append(dict(row, name="{} {}".format(OTHER_VENDORS[device["vendor"]], device["device"])))
-        return ours, others
+        return ours, others, bridges
+
+    def secure_boot(self):
+        """Tell whether Secure Boot is on; False without UEFI, None where the variable cannot be read."""
+        if not os.path.isdir(self.path("sys/firmware/efi")):
+            return False
+        name = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+        try:
+            with open(self.path(name), "rb") as stream:
+                return stream.read()[4:5] == b"\x01"  # four bytes of attributes come first
+        except OSError as error:
+            self.unknown["secure_boot"] = f"/{name}: {error.strerror}"
+            return None
 
     def driver(self):
-        """Return the version of the loaded NVIDIA kernel module, or None with the reason."""
+        """Return version and flavour of the loaded NVIDIA kernel module, or None with the reason."""
         version = self.text("sys/module/nvidia/version")
-        return dict(loaded_version=version, reason=None if version else "the kernel module nvidia is not loaded")
+        told = self.text("proc/driver/nvidia/version") if version else None
+        # "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.126.09  ..."; the other flavour says "x86_64
+        # Kernel Module".
+        module = None if not told else "open" if "Open Kernel Module" in told else "proprietary"
+        return dict(
+            loaded_version=version,
+            module=module,
+            reason=None if version else "the kernel module nvidia is not loaded",
+        )
 
     def tools(self, base_dir):
         """List the tools that this project keeps on the host: ``["uv-0.13.9"]``."""

@@ -6,7 +6,18 @@ from __future__ import annotations
 from gpu_compat.change import change, provided
 from gpu_compat.errors import CompatError, Mistake
 from gpu_compat.fleet import check_requests
+from gpu_compat.hosts import host_from_facts, read_host
 from gpu_compat.plan import plan
 from gpu_compat.request import read_request
 
-__all__ = ["CompatError", "Mistake", "change", "check_requests", "plan", "provided", "read_request"]
+__all__ = [
+    "CompatError",
+    "Mistake",
+    "change",
+    "check_requests",
+    "host_from_facts",
+    "plan",
+    "provided",
+    "read_host",
+    "read_request",
+]

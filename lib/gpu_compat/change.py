@@ -16,9 +16,10 @@ def change(planned: Mapping[str, Any], facts: Mapping[str, Any], rebuild: Sequen
         rebuild: names of environments to build again although they look as planned.
 
     Returns:
+        ``driver``: None where the planned driver is loaded, else ``from``, ``to`` and ``why``;
         ``environments``: the planned environments that must be built, each with ``why``, a sentence for people;
         ``unasked``: names of environments of ours on the host that the plan does not know (they are left alone).
-        The first is empty on a converged host.
+        The first two are empty on a converged host.
     """
     builds = []
     for environment in planned["environments"]:
@@ -32,7 +33,20 @@ def change(planned: Mapping[str, Any], facts: Mapping[str, Any], rebuild: Sequen
     known = {environment["name"] for environment in planned["environments"]}
     known.update(row["name"] for row in planned["unavailable_environments"])
     unasked = [name for name, row in facts["environments"].items() if row["state"] == "complete" and name not in known]
-    return {"environments": builds, "unasked": sorted(unasked)}
+    return {"driver": _driver(planned["driver"], facts["driver"]), "environments": builds, "unasked": sorted(unasked)}
+
+
+def _driver(wanted: Mapping[str, Any] | None, found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Say how the loaded driver differs from the planned one."""
+    loaded, module = found["loaded_version"], found.get("module")
+    if wanted is None or wanted["source"] == "preinstalled":
+        return None
+    if loaded == wanted["version"] and module in (None, wanted["kernel_module"]):
+        return None
+    why = f"{loaded} is loaded" if loaded else "none is loaded"
+    if loaded == wanted["version"]:
+        why = f"its {module} kernel module is loaded"
+    return {"from": loaded, "to": wanted["version"], "kernel_module": wanted["kernel_module"], "why": why}
 
 
 def _why_build(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:

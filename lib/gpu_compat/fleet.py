@@ -3,14 +3,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date
 from typing import Any
 
+from gpu_compat.conflicts import entry
 from gpu_compat.errors import CompatError
+from gpu_compat.hosts import Host
+from gpu_compat.plan import plan
+from gpu_compat.render import name_hosts
 from gpu_compat.request import read_request
+from gpu_compat.tables import Tables, shipped
+from gpu_compat.versions import numbers
 
 #: Where each value was written: path in the request -> "file:line". May be empty.
 Origins = Mapping[str, str]
+Answer = dict[str, Any]
+
+
+def plan_fleet(
+    wishes: Mapping[str, tuple[Any, Host]],
+    *,
+    uniform: bool = False,
+    tables: Tables | None = None,
+    today: date | None = None,
+    driver_as_it_is: bool = False,
+) -> dict[str, Answer]:
+    """Plan many hosts; the cost grows with the situations that differ, not with the hosts.
+
+    Args:
+        wishes: host name -> request and host.
+        uniform: one driver branch for all hosts with GPUs.
+        tables, today, driver_as_it_is: as for :func:`gpu_compat.plan`.
+
+    Returns:
+        host name -> answer, as :func:`gpu_compat.plan` gives it. Hosts in one situation share one answer: do not
+        change it.
+
+    Raises:
+        CompatError: a request cannot be read.
+    """
+    tables, today = tables or shipped(), today or date.today()
+    situations: dict[str, tuple[Any, Host]] = {}
+    of_host: dict[str, str] = {}
+    keys: dict[int, str] = {}
+    for name, (request, host) in wishes.items():
+        # Requests mostly come from one group and are the same object, so writing them out once is enough.
+        written = keys.get(id(request)) or keys.setdefault(id(request), repr(request))
+        key = f"{written}\n{host_key(host)}"
+        situations.setdefault(key, (request, host))
+        of_host[name] = key
+
+    def answers(branch: str | None = None) -> dict[str, Answer]:
+        return {
+            key: plan(_with_branch(request, branch), host, tables, today, driver_as_it_is)
+            for key, (request, host) in situations.items()
+        }
+
+    found = answers()
+    if uniform:
+        found = _one_branch(found, answers, tables)
+    return {name: found[key] for name, key in of_host.items()}
+
+
+def nothing_known(reason: str, tables: Tables) -> Answer:
+    """Return the answer for a host that nobody could ask and that nobody has described."""
+    message = f"nothing is known of this host: {reason}, and its inventory declares no gpu_host"
+    found = [entry("host_unknown", message, ["host"], "the inventory")]
+    nothing: Answer = {"plan": None, "reasons": [], "conflicts": found, "alternatives": [], "warnings": []}
+    return {"status": "conflict", "data_as_of": tables.as_of, **nothing}
+
+
+def host_key(host: Host) -> str:
+    """Return what tells situations apart: equal keys get equal plans."""
+    gpus = None if host.gpus is None else [(gpu.name, gpu.capability, gpu.unknown) for gpu in host.gpus]
+    system = host.system["id"] if host.system else host.os_name
+    return repr((system, gpus, replace(host, system=None, gpus=None, warnings=())))
+
+
+def _with_branch(request: Any, branch: str | None) -> Any:
+    return request if branch is None else {**request, "driver": branch}
+
+
+def _one_branch(first: dict[str, Answer], answers: Any, tables: Tables) -> dict[str, Answer]:
+    """Find the newest branch that every host can have; where there is none, say so at each host."""
+    drivers = [answer["plan"]["driver"] for answer in first.values() if answer["plan"]]
+    branches = {driver["branch"] for driver in drivers if driver}
+    if len(branches) < 2:
+        return first
+    # A host that cannot have the newest stands for all: no branch above the lowest will do, and rarely one below it.
+    rows = sorted(tables.rows("drivers.branches"), key=lambda row: numbers(row["branch"]), reverse=True)
+    lowest = min(branches, key=numbers)
+    for row in rows:
+        if numbers(row["branch"]) > numbers(lowest):
+            continue
+        trial: dict[str, Answer] = answers(row["branch"])
+        if all(trial[key]["status"] == "planned" for key, answer in first.items() if answer["status"] == "planned"):
+            return trial
+    message = (
+        "uniform: true asks for one driver branch for all hosts, but they need "
+        f"{', '.join(sorted(branches, key=numbers))}; no branch drives all of them"
+    )
+    conflict = entry("mixed_gpus_no_common_driver", message, ["host.gpus", "uniform"], "table drivers.branches")
+    return {
+        key: {**answer, "status": "conflict", "plan": None, "conflicts": [*answer["conflicts"], conflict]}
+        for key, answer in first.items()
+    }
 
 
 def check_requests(requests: Mapping[str, Any], origins: Mapping[str, Origins] | None = None) -> list[str]:
@@ -38,11 +137,13 @@ def check_requests(requests: Mapping[str, Any], origins: Mapping[str, Origins] |
     return [f"{name_hosts(hosts)}: {line}" for line, hosts in hosts_by_line.items()]
 
 
-def name_hosts(hosts: Sequence[str], most: int = 5) -> str:
-    """Name a few hosts and count the rest: ``gpu01, gpu02 and 38 more``."""
-    shown = ", ".join(hosts[:most])
-    rest = len(hosts) - most
-    return f"{shown} and {rest} more" if rest > 0 else shown
+def refusals(answers: Mapping[str, Answer]) -> list[str]:
+    """Return one line for each conflict, with the hosts that have it named."""
+    hosts_by_line: dict[str, list[str]] = {}
+    for host, answer in answers.items():
+        for conflict in answer["conflicts"]:
+            hosts_by_line.setdefault(f"{conflict['message']} [{conflict['id']}]", []).append(host)
+    return [f"{name_hosts(hosts)}: {line}" for line, hosts in hosts_by_line.items()]
 
 
 def _mistakes(request: Any) -> list[tuple[str, str]]:

@@ -1,340 +1,288 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan: what will be true of a host and why.
+"""The plan: what will be true of a host and why, or the reason why its request cannot be met.
 
-So far it decides the profile, the interpreters and the framework releases; driver, CUDA and cuDNN are left as they are.
+Request and host become a :class:`~gpu_compat.problem.Problem`, the solver answers it, and this module puts the answer
+together.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from gpu_compat import answer, conflicts
+from gpu_compat.conflicts import Conflict
+from gpu_compat.explain import why
+from gpu_compat.hosts import Host
+from gpu_compat.problem import Problem
+from gpu_compat.profile import decide_profile
+from gpu_compat.remedies import remedies
+from gpu_compat.request import read_request
+from gpu_compat.rules_environment import Environment, Place
+from gpu_compat.rules_host import DRIVER, add_driver, add_toolkits
+from gpu_compat.solver import Solution, possible, solve
+from gpu_compat.tables import Tables, shipped
 
-from gpu_compat.request import KERAS_BACKENDS, read_request
-from gpu_compat.tables import minor, releases, table
-
-NVIDIA = "10de"
-
-
-class _Conflict(Exception):
-    """A wish and a fact that cannot hold together; becomes one entry of ``conflicts``."""
-
-    def __init__(self, conflict_id: str, message: str, involves: Sequence[str], source: str) -> None:
-        super().__init__(message)
-        self.entry: dict[str, Any] = {
-            "id": conflict_id,
-            "message": message,
-            "involves": list(involves),
-            "because": [message],
-            "source": source,
-        }
+#: Tables older than this many days give a warning.
+OLD_AFTER = 90
 
 
-def plan(request: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+def plan(
+    request: Any, host: Host, tables: Tables | None = None, today: date | None = None, driver_as_it_is: bool = False
+) -> dict[str, Any]:
     """Plan one host.
 
     Args:
         request: a ``gpu_stack``, plain data.
-        facts: what the module ``gpu_facts`` returned for the host, plain data.
+        host: from :func:`gpu_compat.hosts.read_host` or :func:`gpu_compat.hosts.host_from_facts`.
+        tables: the tables, the shipped ones if not given.
+        today: the day for which the age of the tables is judged.
+        driver_as_it_is: nothing will install a driver, so what is loaded must do; the request may still exclude it.
 
     Returns:
-        ``{"status": "planned" | "conflict", "data_as_of", "plan", "reasons", "conflicts", "warnings"}``. ``plan`` is
-        ``None`` on conflict. The same input always gives the same output.
+        ``status`` ("planned" or "conflict"), ``data_as_of``, ``plan`` (None on conflict), ``reasons``, ``conflicts``,
+        ``alternatives``, ``warnings``. The same input always gives the same output.
 
     Raises:
         CompatError: the request cannot be read.
     """
-    wish = read_request(request)
-    reasons: list[dict[str, str]] = []
-    conflicts: list[dict[str, Any]] = []
-    warnings: list[str] = []
-    environments: list[dict[str, Any]] = []
-    unavailable: list[dict[str, str]] = []
-    profile = "cpu"
-    try:
-        profile = _profile(wish, facts, reasons, warnings)
-    except _Conflict as conflict:
-        conflicts.append(conflict.entry)
-    else:
-        for index, environment in enumerate(wish["environments"]):
-            try:
-                environments.append(_environment(environment, index, profile, facts, reasons))
-            except _Conflict as conflict:
-                if environment["optional"]:
-                    unavailable.append({"name": environment["name"], "reason": conflict.entry["message"]})
-                else:
-                    conflicts.append(conflict.entry)
-    whole: dict[str, Any] = {
-        "profile": profile,
-        "environments": environments,
-        "unavailable_environments": unavailable,
-    }
-    return {
-        "status": "conflict" if conflicts else "planned",
-        "data_as_of": table("frameworks")["as_of"],
-        "plan": None if conflicts else whole,
-        "reasons": reasons,
-        "conflicts": conflicts,
-        "warnings": warnings,
-    }
+    return Planner(read_request(request), host, tables or shipped(), today or date.today(), driver_as_it_is).answer()
 
 
-def _profile(
-    wish: Mapping[str, Any], facts: Mapping[str, Any], reasons: list[dict[str, str]], warnings: list[str]
-) -> str:
-    """Decide by PCI evidence whether the host is to be proven with or without a GPU."""
-    gpus = facts["gpus"]
-    if gpus is None:
-        seen = f"the PCI bus cannot be read ({facts['unknown'].get('gpus', 'no reason given')})"
-    else:
-        seen = f"the PCI bus shows {len(gpus)} NVIDIA GPU(s)"
-    if facts["other_gpus"]:
-        seen += f" and, of other vendors: {', '.join(gpu['name'] for gpu in facts['other_gpus'])}"
-    asked = wish["profile"]
-    if asked == "gpu" and not gpus:
-        raise _Conflict(
-            "no_gpu",
-            f"profile: gpu is asked for, but {seen}. Write profile: cpu or auto, or look why the GPU is not on the bus",
-            ["request.profile", "host.gpus"],
-            "validation rules: a GPU that is expected must be found",
-        )
-    if asked == "auto" and gpus is None:
-        raise _Conflict(
-            "no_gpu",
-            f"profile: auto decides by what is on the PCI bus, but {seen}. Write profile: cpu or profile: gpu",
-            ["request.profile", "host.gpus"],
-            "validation rules: that there is no GPU needs evidence",
-        )
-    profile = "gpu" if asked != "cpu" and gpus else "cpu"
-    if profile == "gpu" and not facts["driver"]["loaded_version"]:
-        raise _Conflict(
-            "no_driver",
-            f"{seen}, but no NVIDIA driver is loaded ({facts['driver']['reason']}), and this version of the project "
-            "does not install drivers. Install one, or write profile: cpu to provision this host without its GPU",
-            ["request.profile", "host.gpus", "host.driver"],
-            "validation rules: a GPU without a working driver is a failure, never a skip",
-        )
-    if asked == "cpu" and gpus:
-        warnings.append(f"profile: cpu was asked for although {seen}: nothing will be said about the GPU")
-    reasons.append({"about": "profile", "choice": profile, "because": f"profile: {asked}, and {seen}", "source": "PCI"})
-    return profile
+class Planner:
+    """Plans one host."""
 
+    def __init__(
+        self, request: Mapping[str, Any], host: Host, tables: Tables, today: date, driver_as_it_is: bool = False
+    ) -> None:
+        self.request, self.host, self.tables, self.driver_as_it_is = request, host, tables, driver_as_it_is
+        self.reasons: list[dict[str, str]] = []
+        self.warnings: list[str] = _old(tables, today)
+        if host.declared and host.gpus is not None:
+            self.warnings += list(host.warnings)
+        self.profile = decide_profile(request, host, tables, driver_as_it_is)
+        self.warnings += self.profile.warnings
+        self.places = [Place(index, wish) for index, wish in enumerate(request["environments"]) if not wish["existing"]]
 
-def _environment(
-    wish: Mapping[str, Any], index: int, profile: str, facts: Mapping[str, Any], reasons: list[dict[str, str]]
-) -> dict[str, Any]:
-    """Plan one environment. The result is all that the roles need; equal results have equal digests."""
-    backend = _keras_backend(wish)
-    planned: dict[str, Any] = {
-        "name": wish["name"],
-        "optional": wish["optional"],
-        "existing": wish["existing"],
-        "keras_backend": backend,
-        "imports": [table("frameworks")["imports"][name] for name in wish["frameworks"]],
-    }
-    if wish["existing"]:
-        return {
-            **planned,
-            "frameworks": {name: {"version": "any"} for name in wish["frameworks"]},
-            "digest": "",
+    def answer(self) -> dict[str, Any]:
+        """Return the whole answer."""
+        self._reason("profile", self.profile.name, self.profile.because, "PCI, or what the inventory declares")
+        if self.profile.conflicts:
+            return self._answer(None, self.profile.conflicts)
+        problem = self.problem(self.places)
+        solution = solve(problem)
+        unavailable: list[dict[str, str]] = []
+        if solution is None:
+            found = self._conflicts(problem)
+            hopeless = [row for row in found if row[2] is None or not self.request["environments"][row[2]]["optional"]]
+            if hopeless:
+                told = [(conflict, members) for conflict, members, _ in hopeless]
+                changes = remedies(told, self.request, problem, self._trial, self.profile.gpu)
+                return self._answer(None, [conflict for conflict, _ in told], changes)
+            reasons = {index: conflict["message"] for conflict, _, index in reversed(found) if index is not None}
+            failing = set(reasons)
+            unavailable = [
+                {"name": self.request["environments"][index]["name"], "reason": reasons[index]}
+                for index in sorted(reasons)
+            ]
+            self.places = [place for place in self.places if place.index not in failing]
+            problem = self.problem(self.places)
+            solution = solve(problem)
+            assert solution is not None, "without the environments that cannot be met there is a plan"
+        return self._answer(self._plan(problem, solution, unavailable), [])
+
+    def problem(self, places: Sequence[Place]) -> Problem:
+        """State the problem of the host with some of its environments."""
+        problem = Problem()
+        if self.profile.gpu:
+            add_driver(problem, self.host, self.request, self.tables)
+            if self.driver_as_it_is:
+                text = f"driver {self.host.driver} is loaded, and nothing installs another"
+                problem.rule(
+                    DRIVER,
+                    "driver_vs_cuda",
+                    lambda driver: driver.version == self.host.driver,
+                    "host.driver",
+                    text=text,
+                )
+            add_toolkits(problem, self.host, self.request, self.tables)
+        for place in places:
+            Environment(problem, place, self.host, self.request, self.profile.gpu, self.tables).add()
+        return problem
+
+    # --- conflicts ---------------------------------------------------------------------------------------------
+
+    def _conflicts(self, problem: Problem) -> list[tuple[Conflict, frozenset[str], int | None]]:
+        """Find conflicts of the host first, then of each environment on it; the number is the environment's, if it is
+        one."""
+        shared = [name for name in problem.candidates if not name.startswith("env[")]
+        parts: list[tuple[Problem, int | None]] = [(problem.part(shared), None)] if shared else []
+        parts += [(problem.part([*shared, *place.packages()]), place.index) for place in self.places]
+        found: list[tuple[Conflict, frozenset[str], int | None]] = []
+        for part, index in parts:
+            if not possible(part):
+                # What stands between the host and its request is not told again with each environment.
+                known = [members for _, members, place in found if place is None]
+                found += [(conflict, members, index) for conflict, members in conflicts.find(part, known)]
+        # Environments that are possible each by itself can still want different toolkits of one host.
+        return found or [(conflict, members, None) for conflict, members in conflicts.find(problem)]
+
+    def _trial(self, request: Mapping[str, Any]) -> Problem | None:
+        """State the problem of the same host with another request; None where not even its profile can be decided."""
+        other = Planner(request, self.host, self.tables, date.min, self.driver_as_it_is)
+        return None if other.profile.conflicts else other.problem(other.places)
+
+    # --- the plan ----------------------------------------------------------------------------------------------
+
+    def _plan(self, problem: Problem, solution: Solution, unavailable: list[dict[str, str]]) -> dict[str, Any]:
+        driver = solution.get(DRIVER)
+        whole: dict[str, Any] = {
+            "profile": self.profile.name,
+            "driver": answer.driver_entry(driver, self.host, self.tables) if driver else None,
+            "cuda_toolkits": answer.toolkit_entries(solution, self.request, self.tables) if driver else [],
+            "cudnn": answer.cudnn_entries(solution, self.host, self.tables),
+            "cuda_compat_package": driver.compat["package"] if driver and driver.compat else None,
+            "fabric_manager": answer.fabric_entry(driver, self.host, self.tables) if driver else None,
+            "secure_boot": answer.secure_boot_entry(driver, self.host, self.tables) if driver else None,
+            "environments": [],
+            "unavailable_environments": unavailable,
         }
-    where = f"request.environments[{index}]"
-    python = _python(wish, where, profile, facts)
-    frameworks = {
-        name: _framework(name, wanted, f"{where}.frameworks.{name}", python["version"], profile, facts)
-        for name, wanted in wish["frameworks"].items()
-    }
-    planned.update(
-        manager=wish["manager"],
-        python=python,
-        frameworks=frameworks,
-        requirements=[entry["requirement"] for entry in frameworks.values()],
-        torch_packages=[],
-        forbidden=table("frameworks")["cuda_packages"] if profile == "cpu" else [],
-    )
-    _add_companions(planned, wish["extras"])
-    reasons.append(
-        {
-            "about": f"environments.{wish['name']}.python",
-            "choice": python["version"],
-            "because": python["because"],
-            "source": table("frameworks")["frameworks"][next(iter(frameworks))]["source"],
+        if driver:
+            self._explain_host(problem, solution, whole)
+        self._warn_of_what_has_no_effect(bool(driver))
+        planned = {
+            place.index: answer.environment_entry(problem, solution, place, self.host, self.tables)
+            for place in self.places
         }
-    )
-    return {**planned, "digest": _digest(planned)}
+        for index, wish in enumerate(self.request["environments"]):
+            if wish["existing"]:
+                whole["environments"].append(answer.existing_entry(wish, self.tables))
+            elif index in planned:
+                whole["environments"].append(planned[index])
+        for place in self.places:
+            self._explain_environment(problem, solution, place)
+        return whole
 
+    def _explain_host(self, problem: Problem, solution: Solution, whole: Mapping[str, Any]) -> None:
+        driver = solution[DRIVER]
+        self.warnings += answer.driver_warnings(driver, self.host, self.tables)
+        self._reason("driver", driver.version, *why(problem, solution, DRIVER, self.tables))
+        for index, wish in enumerate(self.request["cuda_toolkits"]):
+            toolkit = solution[f"toolkit[{index}]"]
+            because, source = why(problem, solution, f"toolkit[{index}]", self.tables)
+            because = because.removeprefix("nothing fits; ")
+            self._reason(f"cuda_toolkits[{index}]", toolkit.version if toolkit else "none", because, source)
+            if toolkit is None:
+                self.warnings.append(
+                    f"no CUDA toolkit fits ({because}); none is installed, the wheels bring their own runtime"
+                )
+            elif wish != "auto" and not driver.compat and numbers_after(toolkit.series, driver.native_cuda()):
+                self.warnings.append(
+                    f"CUDA toolkit {toolkit.version} is newer than driver {driver.version} knows "
+                    f"({driver.native_cuda()}): what it compiles to "
+                    "portable code (PTX) does not run; compile for the GPU's own capability"
+                )
+            if toolkit is not None:
+                self._warn_of_compiler(toolkit)
+        for name in [name for name in solution if name.startswith("cudnn[") and solution[name]]:
+            self._reason(name, solution[name].version, *why(problem, solution, name, self.tables))
+        for key in ("fabric_manager", "secure_boot"):
+            if whole[key]:
+                because = (
+                    whole[key].get("because")
+                    or "GPUs are joined by NVSwitch; the fabric manager's version must be the driver's"
+                )
+                self._reason(
+                    key,
+                    whole[key].get("package") or whole[key]["method"],
+                    because,
+                    whole[key].get("source")
+                    or self.tables.source("drivers", self.tables.rule("drivers", "fabric_manager_exact")),
+                )
 
-def _digest(planned: Mapping[str, Any]) -> str:
-    """Digest what an environment is made of. Where its Python comes from does not count: once a missing one has been
-    provided, the same plan finds it on the host."""
-    parts = {**planned, "python": planned["python"]["version"]}
-    del parts["optional"]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _keras_backend(wish: Mapping[str, Any]) -> str | None:
-    """Return the framework that Keras computes on here, or None where there is no Keras."""
-    if "keras" not in wish["frameworks"]:
-        return None
-    if wish["keras_backend"] != "auto":
-        return str(wish["keras_backend"])
-    return next(backend for name, backend in KERAS_BACKENDS.items() if name in wish["frameworks"])
-
-
-def _add_companions(planned: dict[str, Any], extras: Sequence[str]) -> None:
-    """Add what the frameworks are used with and the packages of each field.
-
-    Those that belong to PyTorch must come from where PyTorch comes from.
-    """
-    packages: list[str] = []
-    for framework in planned["frameworks"]:
-        packages += table("frameworks")["frameworks"][framework].get("companions", [])
-    for extra in extras:
-        row = table("frameworks")["extras"][extra]
-        packages += row["packages"]
-        for framework, companions in row["with"].items():
-            if framework in planned["frameworks"]:
-                packages += companions
-                planned["torch_packages"] += companions
-    planned["requirements"] += sorted(set(packages))
-    if "pytorch" in planned["frameworks"]:
-        planned["torch_packages"] = ["torch", *sorted(set(planned["torch_packages"]))]
-
-
-def _fitting(
-    name: str, wanted: Mapping[str, Any], python: tuple[int, int], profile: str, facts: Mapping[str, Any]
-) -> list[str]:
-    """Return the known releases, newest first, that the wish, the Python and the variant allow."""
-    specifier = SpecifierSet("" if wanted["version"] in ("newest", "any") else wanted["version"])
-    last = Version(_variant(name, wanted, profile, facts).get("last", "999"))
-    return [
-        version
-        for version, parsed, first_python, last_python in releases(name)
-        if specifier.contains(parsed) and parsed <= last and first_python <= python <= last_python
-    ]
-
-
-def _variant(name: str, wanted: Mapping[str, Any], profile: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose the CPU build, or the newest CUDA build that the loaded driver can run."""
-    row = table("frameworks")["frameworks"][name]
-    if profile == "cpu":
-        package = row["cpu"].get(facts["arch"])
-        if package is None:
-            raise _Conflict(
-                "arch_vs_wheel",
-                f"{name} has no wheels for {facts['arch']}; hosts are {' or '.join(row['cpu'])}",
-                ["host.arch"],
-                row["source"],
+    def _warn_of_what_has_no_effect(self, gpu: bool) -> None:
+        """Say which wishes a plan leaves out, so that nobody waits for them."""
+        request, wanted = self.request, []
+        if not gpu:
+            wanted += [f"driver: {request['driver']}"] if request["driver"] not in ("auto", "keep", "none") else []
+            wanted += (
+                [f"cuda_toolkits: {', '.join(row)}"]
+                if (row := [v for v in request["cuda_toolkits"] if v != "auto"])
+                else []
             )
-        return {"tag": "cpu", "package": package}
-    driver = Version(facts["driver"]["loaded_version"])
-    fits = [variant for variant in row["gpu"] if Version(variant["driver_first"]) <= driver]
-    if wanted["cuda"]:
-        fits = [
-            variant for variant in fits if variant["tag"].startswith(("any", f"cu{wanted['cuda'].removeprefix('cu')}"))
-        ]
-    if not fits:
-        raise _Conflict(
-            "driver_vs_cuda",
-            f"no CUDA build of {name}{' for ' + wanted['cuda'] if wanted['cuda'] else ''} runs on driver "
-            f"{facts['driver']['loaded_version']}; known: "
-            + ", ".join(f"{row['tag']} from driver {row['driver_first']}" for row in row["gpu"]),
-            ["host.driver", f"request.frameworks.{name}"],
-            row["source"],
+        if not gpu or not request["cuda_toolkits"]:
+            wanted += [f"cudnn: {request['cudnn']}"] if request["cudnn"] not in ("auto", "none") else []
+        why = "without a GPU" if not gpu else "without a CUDA toolkit beside it"
+        self.warnings += [f"{wish} has no effect {why}" for wish in wanted]
+
+    def _warn_of_compiler(self, toolkit: Any) -> None:
+        system, limit = self.host.system, toolkit.row.get("gcc_max")
+        if system and limit and int(system["gcc"].split(".")[0]) > int(limit):
+            self.warnings.append(
+                f"nvcc of CUDA {toolkit.version} accepts gcc up to {limit}; {system['id']} has "
+                f"{system['gcc']}, so an older gcc is needed beside it"
+            )
+
+    def _explain_environment(self, problem: Problem, solution: Solution, place: Place) -> None:
+        name = place.wish["name"]
+        if not self.profile.gpu:
+            asked = [
+                framework for framework, wish in place.wish["frameworks"].items() if wish["cuda"] not in (None, "cpu")
+            ]
+            self.warnings += [
+                f"environment {name}: cuda: {place.wish['frameworks'][framework]['cuda']} of "
+                f"{framework} has no effect without a GPU"
+                for framework in asked
+            ]
+        python = solution[place.package("python")]
+        self._reason(
+            f"environments.{name}.python", python, *why(problem, solution, place.package("python"), self.tables)
         )
-    return dict(fits[0])
+        for framework in place.wish["frameworks"]:
+            build = solution[place.package(framework)]
+            choice = f"{build.version} ({build.wheel})" if build.wheel else build.version
+            self._reason(
+                f"environments.{name}.{framework}",
+                choice,
+                *why(problem, solution, place.package(framework), self.tables),
+            )
+            self.warnings += answer.build_warnings(build, place, self.host, python)
+        cudnn = solution.get(place.package("cudnn"))
+        if cudnn:
+            self._reason(
+                f"environments.{name}.cudnn",
+                cudnn.version,
+                *why(problem, solution, place.package("cudnn"), self.tables),
+            )
+
+    def _reason(self, about: str, choice: str, because: str, source: str) -> None:
+        self.reasons.append({"about": about, "choice": str(choice), "because": because, "source": source})
+
+    def _answer(
+        self, planned: dict[str, Any] | None, found: list[Conflict], changes: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, Any]:
+        return {
+            "status": "conflict" if found else "planned",
+            "data_as_of": self.tables.as_of,
+            "plan": planned,
+            "reasons": self.reasons,
+            "conflicts": found,
+            "alternatives": list(changes),
+            "warnings": list(dict.fromkeys(self.warnings)),
+        }
 
 
-def _framework(
-    name: str, wanted: Mapping[str, Any], where: str, python: str, profile: str, facts: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Plan one framework: its package, the releases that may be taken, and the variant that fits the host."""
-    variant = _variant(name, wanted, profile, facts)
-    fits = _fitting(name, wanted, minor(python), profile, facts)
-    if not fits:
-        raise _Conflict(
-            "python_vs_framework",
-            f"no known release of {name} {wanted['version']} has wheels for Python {python}; known: "
-            + "; ".join(
-                f"{'/'.join(row['versions'][:2])}{' …' if len(row['versions']) > 2 else ''} for Python "
-                f"{row['python'][0]} to {row['python'][1]}"
-                for row in table("frameworks")["frameworks"][name]["releases"]
-            ),
-            [where, "host.python"],
-            table("frameworks")["frameworks"][name]["source"],
-        )
-    package = variant["package"]
-    exact = len(fits) == 1
-    return {
-        "version": fits[0],
-        "versions": fits,
-        "package": package.split("[")[0],
-        "wheel": variant["tag"],
-        # A source may not carry the newest release yet: any release that fits may be taken, the newest first.
-        "requirement": f"{package}=={fits[0]}" if exact else f"{package}>={fits[-1]},<={fits[0]}",
-    }
+def numbers_after(version: str, other: str) -> bool:
+    """Tell whether a CUDA series is newer than another."""
+    return tuple(map(int, version.split("."))) > tuple(map(int, other.split(".")))
 
 
-def _refuse_unknown_release(name: str, wanted: Mapping[str, Any], where: str) -> None:
-    """Refuse a wish that no known release meets, whatever the Python."""
-    if wanted["version"] in ("newest", "any"):
-        return
-    known = releases(name)
-    specifier = SpecifierSet(wanted["version"])
-    if not any(specifier.contains(row[1]) for row in known):
-        raise _Conflict(
-            "unknown_release",
-            f"no known release of {name} matches {wanted['version']}: the data of {table('frameworks')['as_of']} goes "
-            f"from {known[-1][0]} to {known[0][0]}",
-            [where],
-            table("frameworks")["frameworks"][name]["source"],
-        )
-
-
-def _can_make(wish: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-    """Tell whether an interpreter can make the environment: the manager venv needs a module that some hosts lack."""
-    return wish["manager"] != "venv" or bool(row.get("venv", True))
-
-
-def _python(wish: Mapping[str, Any], where: str, profile: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose the interpreter: the host's own where it fits what is to be installed, else one that is to be provided."""
-    asked = wish["python"]
-    usable = [row for row in facts["pythons"] if row["usable"]] if wish["manager"] != "conda" else []
-
-    def fits(version: tuple[int, int]) -> bool:
-        return all(_fitting(name, wanted, version, profile, facts) for name, wanted in wish["frameworks"].items())
-
-    # What the environment was built with stays while it fits: a new interpreter on the host is no reason to rebuild.
-    before = (facts["environments"].get(wish["name"]) or {}).get("python")
-    for row in sorted(usable, key=lambda row: bool(row["minor"] != before)):
-        if row["minor"] == asked or (asked == "auto" and fits(minor(row["minor"]))):
-            because = "asked for and found on the host" if asked != "auto" else "the host's own, and it fits"
-            found = [other["path"] for other in usable if other["minor"] == row["minor"] and _can_make(wish, other)]
-            return {
-                "version": row["minor"],
-                "interpreter": found[0] if found else None,
-                "because": f"{because}: {row['path']}" + ("" if found else ", but its venv module is missing"),
-            }
-    if asked != "auto":
-        return {"version": asked, "interpreter": None, "because": "asked for; the host does not have it"}
-    for name, wanted in wish["frameworks"].items():
-        _refuse_unknown_release(name, wanted, f"{where}.frameworks.{name}")
-    for second in range(15, 8, -1):
-        if fits((3, second)):
-            own = ", ".join(row["minor"] for row in usable) or "none"
-            return {
-                "version": f"3.{second}",
-                "interpreter": None,
-                "because": f"newest that fits all frameworks of this environment; the host's own do not ({own})",
-            }
-    raise _Conflict(
-        "python_vs_framework",
-        "no single Python has wheels for all of: "
-        + ", ".join(f"{name} {wanted['version']}" for name, wanted in wish["frameworks"].items()),
-        [f"{where}.frameworks"],
-        "package index metadata",
-    )
+def _old(tables: Tables, today: date) -> list[str]:
+    age = (today - date.fromisoformat(tables.as_of)).days
+    if age <= OLD_AFTER:
+        return []
+    return [
+        f"the tables are of {tables.as_of}, {age} days old: newer drivers and releases are not "
+        "known; python -m gpu_compat update refreshes them"
+    ]

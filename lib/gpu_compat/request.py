@@ -20,7 +20,9 @@ MANAGERS = ("uv", "venv", "virtualenv", "conda")
 #: Keras backend by the framework that carries it, in the order in which one is chosen when several are there.
 KERAS_BACKENDS = {"tensorflow": "tensorflow", "pytorch": "torch", "jax": "jax"}
 
-_VERSION = r"\d+(\.\d+)*"
+_VERSION = r"[0-9]{1,9}(\.[0-9]{1,9}){0,5}"
+#: No version that anybody releases is longer.
+_LONGEST = 200
 #: What an absent key means. ``environments`` has no default: a lab says what it wants.
 DEFAULTS: dict[str, Any] = {
     "profile": "auto",
@@ -77,10 +79,40 @@ def _specifier(value: Any, path: str, mistakes: list[Mistake]) -> Any:
         return value
     specifier = f"=={value}" if value[:1].isdigit() else value
     try:
+        if len(value) > _LONGEST:
+            raise InvalidSpecifier
         SpecifierSet(specifier)
     except InvalidSpecifier:
+        value = value if len(value) <= _LONGEST else f"{value[:40]}…"
         mistakes.append(Mistake(path, f"'{value}' is neither newest nor a version specifier such as \">=2.5,<3\""))
     return specifier
+
+
+def _driver(value: Any, path: str, mistakes: list[Mistake]) -> Any:
+    """Read ``auto``, ``keep``, ``none``, a branch, a version or a specifier of versions."""
+    meaning = 'auto, keep, none, a branch ("580"), a version ("580.126.09") or a specifier (">=570,<590")'
+    read = text(rf"auto|keep|none|{_VERSION}|[<>=!~][<>=!~0-9., *]{{0,{_LONGEST}}}", meaning)(value, path, mistakes)
+    if isinstance(read, str) and read[:1] in "<>=!~":
+        try:
+            SpecifierSet(read)
+        except InvalidSpecifier:
+            mistakes.append(Mistake(path, f"'{read}' is not {meaning}"))
+    return read
+
+
+def _toolkits(value: Any, path: str, mistakes: list[Mistake]) -> Any:
+    """Read the list of toolkits; each is wanted once."""
+    read = list_of(
+        text(rf"auto|{_VERSION}", 'auto or a CUDA version such as "12.8"'),
+        empty_allowed=True,
+        hint='write [auto], ["12.8", "13.0"], or [] for none',
+    )(value, path, mistakes)
+    for index, wish in enumerate(read):
+        if isinstance(wish, str) and wish in read[:index]:
+            mistakes.append(
+                Mistake(f"{path}[{index}]", f"'{wish}' is already {path}[{read.index(wish)}]; name it once")
+            )
+    return read
 
 
 def _framework(value: Any, path: str, mistakes: list[Mistake]) -> Any:
@@ -171,7 +203,9 @@ def _check_keras(environment: Mapping[str, Any], path: str, mistakes: list[Mista
 _FRAMEWORK = mapping(
     {
         "version": _specifier,
-        "cuda": text(r"cu\d{2,3}|\d{2}|cpu", 'a wheel tag ("cu128"), a CUDA major ("12", "13") or "cpu"'),
+        "cuda": text(
+            r"cu\d{2,3}|\d{2}|cpu|system", 'a wheel tag ("cu128"), a CUDA major ("12", "13"), "cpu" or "system"'
+        ),
     }
 )
 
@@ -192,14 +226,10 @@ _ENVIRONMENT = mapping(
 _REQUEST = mapping(
     {
         "profile": one_of("gpu", "cpu", "auto"),
-        "driver": text(rf"auto|keep|none|{_VERSION}|[<>=!~].+", 'auto, keep, none, a version or a specifier (">=570")'),
+        "driver": _driver,
         "driver_source": one_of("auto", "nvidia_repo", "distro", "runfile", "preinstalled", "none"),
         "kernel_module": one_of("auto", "open", "proprietary"),
-        "cuda_toolkits": list_of(
-            text(rf"auto|{_VERSION}", 'auto or a CUDA version such as "12.8"'),
-            empty_allowed=True,
-            hint='write [auto], ["12.8", "13.0"], or [] for none',
-        ),
+        "cuda_toolkits": _toolkits,
         "cudnn": text(rf"auto|none|{_VERSION}", 'auto, none or a version such as "9.10.2.21"'),
         "environments": list_of(
             _ENVIRONMENT,

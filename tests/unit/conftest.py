@@ -54,11 +54,16 @@ def gpu_environment() -> ModuleType:
 def facts() -> dict[str, Any]:
     """A Debian 12 host without a GPU and with its own Python 3.11."""
     return {
+        "os": {"id": "debian", "version": "12", "name": "Debian GNU/Linux 12 (bookworm)", "family": "debian"},
         "arch": "x86_64",
+        "kernel": "6.1.0-25-amd64",
+        "glibc": "2.36",
+        "secure_boot": False,
+        "nvswitches": [],
         "gpus": [],
         "other_gpus": [],
         "unknown": {},
-        "driver": {"loaded_version": None, "reason": "the kernel module nvidia is not loaded"},
+        "driver": {"loaded_version": None, "module": None, "reason": "the kernel module nvidia is not loaded"},
         "pythons": [
             {
                 "path": "/usr/bin/python3.11",
@@ -78,5 +83,5 @@ def gpu_host(facts: dict[str, Any]) -> dict[str, Any]:
     return {
         **facts,
         "gpus": [{"bus": "0000:01:00.0", "vendor": "0x10de", "device": "0x2204"}],
-        "driver": {"loaded_version": "580.126.09", "reason": None},
+        "driver": {"loaded_version": "580.126.09", "module": "open", "reason": None},
     }

@@ -47,12 +47,85 @@ def test_validate_explains_mistakes_without_naming_internal_types() -> None:
     assert "_Ansible" not in str(caught.value)
 
 
+GPU_HOST = "{os: ubuntu2404, arch: x86_64, kernel: 6.8.0-45-generic, gpus: [GTX 1080 Ti], python: '3.12'}"
+LAB = f"""
+hosts: [gpu01, gpu02, gpu03, gpu04]
+hostvars:
+  gpu01: {{gpu_host: {GPU_HOST}, gpu_stack: {{environments: [{{name: torch, frameworks: {{pytorch: newest}}}}]}}}}
+  gpu02: {{gpu_host: {GPU_HOST}, gpu_stack: {{environments: [{{name: torch, frameworks: {{pytorch: ">=2.15"}}}}]}}}}
+  gpu03: {{gpu_stack: {{environments: [{{name: torch, frameworks: {{pytorch: newest}}}}]}}}}
+  gpu04: {{gpu_stack: {{environments: [{{name: torch, frameworks: {{pytorch: newest}}}}]}}}}
+"""
+
+
+def test_a_fleet_is_planned_from_facts_from_declarations_or_not_at_all(facts: dict[str, Any]) -> None:
+    loader = DataLoader()
+    variables = loader.load(LAB)
+    variables["hostvars"]["gpu04"]["ansible_facts"] = {"gpu_facts": facts}
+    templar = Templar(loader=loader, variables=variables)
+    expression = "{{ hosts | gpu_compat_fleet(hostvars, unanswered={'gpu03': 'no route to host'}) }}"
+    answers = templar.template(trust_as_template(expression))
+    assert {host: (answer["facts"], answer["status"]) for host, answer in answers.items()} == {
+        "gpu01": ("declared", "planned"),
+        "gpu02": ("declared", "conflict"),
+        "gpu03": ("none", "conflict"),
+        "gpu04": ("asked", "planned"),
+    }
+    assert answers["gpu01"]["plan"]["driver"]["branch"] == "580"
+    lines = template("answers | gpu_compat_refusals", "{}", answers=answers)
+    assert [line.split(":")[0] for line in lines] == ["gpu02", "gpu03"]
+    assert lines[0].endswith("[gpu_arch_vs_torch_wheel]")
+    assert "no route to host" in lines[1]
+    text = template("answers | gpu_compat_text", "{}", answers=answers)
+    assert "gpu01 (declared in the inventory, not seen on the host): planned" in text
+    assert text.endswith("2 of 4 hosts can be planned; not: gpu02, gpu03")
+
+
+def test_one_driver_branch_for_all_hosts_where_it_is_asked_for() -> None:
+    lab = """
+    hosts: [old, new]
+    hostvars:
+      old: {gpu_host: {gpus: [V100]}, gpu_stack: &stack {environments: [{name: torch, frameworks: {pytorch: newest}}]}}
+      new: {gpu_host: {gpus: [L4]}, gpu_stack: *stack}
+    """
+    free = template("hosts | gpu_compat_fleet(hostvars)", lab)
+    assert [free[host]["plan"]["driver"]["branch"] for host in ("old", "new")] == ["580", "595"]
+    same = template("hosts | gpu_compat_fleet(hostvars, uniform=true)", lab)
+    assert [same[host]["plan"]["driver"]["branch"] for host in ("old", "new")] == ["580", "580"]
+    lab = lab.replace("[L4]", "[RTX 5090]").replace("[V100]", "[K80]")
+    none = template("hosts | gpu_compat_fleet(hostvars, uniform=true)", lab)
+    assert none["new"]["conflicts"][0]["id"] == "mixed_gpus_no_common_driver"
+
+
+def test_rows_of_the_lab_lie_over_the_tables_and_mistakes_in_them_are_told() -> None:
+    lab = """
+    hosts: [gpu01]
+    hostvars:
+      gpu01: {gpu_host: {gpus: ["10de:ffff"]}, gpu_stack: {environments: [{name: t, frameworks: {pytorch: newest}}]}}
+    row: {name: My GPU, pci: ["10de:ffff"], architecture: Ada, compute_capability: "8.9", class: geforce, source: [us]}
+    """
+    assert template("hosts | gpu_compat_fleet(hostvars)", lab)["gpu01"]["conflicts"][0]["id"] == "unknown_gpu"
+    known = template("hosts | gpu_compat_fleet(hostvars, overlay={'gpus': {'products': [row]}})", lab)
+    assert known["gpu01"]["status"] == "planned"
+    with pytest.raises(AnsibleError, match=r"gpus\.products\[0\]\.clas: unknown key; did you mean 'class'"):
+        template(
+            "hosts | gpu_compat_fleet(hostvars, overlay={'gpus': {'products': [row | combine({'clas': 1})]}})", lab
+        )
+
+
+def test_a_mistake_in_a_declared_host_names_host_and_key() -> None:
+    lab = "{hosts: [gpu01], hostvars: {gpu01: {gpu_host: {gpus: [GTX 1080 Tii]}, gpu_stack: {}}}}"
+    with pytest.raises(AnsibleError, match=r"gpu01: gpu_host\.gpus\[0\]: no GPU called 'GTX 1080 Tii'"):
+        template("hosts | gpu_compat_fleet(hostvars)", lab)
+
+
 def test_plan_change_and_provided(facts: dict[str, Any]) -> None:
     answer = template("gpu_stack | gpu_compat_plan(facts)", WISH, facts=facts)
     assert answer["status"] == "planned"
     again = {"planned": answer["plan"], "facts": facts}
     assert template("planned | gpu_compat_change(facts)", "{}", **again)["environments"][0]["name"] == "torch"
     assert template("planned | gpu_compat_provided(facts)", "{}", **again)["absent"] == ["torch"]
+    assert template("planned | gpu_compat_change(facts)", "{}", **again)["driver"] is None
 
 
 def test_check_names_host_file_and_line(tmp_path: Path) -> None:

@@ -31,9 +31,11 @@ PLAN: dict[str, Any] = {
     "keras_backend": None,
     "imports": ["json"],
     "digest": "d",
-    "python": {"version": "3.11", "interpreter": sys.executable},
+    "python": "3.11",
+    "interpreter": sys.executable,
     "frameworks": {"pytorch": {"version": "2.15.0", "package": "torch", "wheel": "cpu"}},
-    "requirements": ["torch>=2.6.0,<=2.15.0"],
+    "resolve": ["torch>=2.6.0,<=2.15.0"],
+    "constraints": [],
     "torch_packages": ["torch"],
     "forbidden": ["nvidia-", "cuda-", "triton"],
 }
@@ -90,7 +92,7 @@ def test_sources_of_torch_in_order(gpu_environment: ModuleType) -> None:
     assert sources(gpu_environment, torch_packages=[]) == ["the package index"]
     assert sources(gpu_environment, options={"wheel_dir": "/srv/offline"}) == ["wheel directory /srv/offline"]
     assert sources(gpu_environment, options={"pytorch_index_url": "", "find_links": []}) == []
-    gpu = {"pytorch": {"version": "2.15.0", "package": "torch", "wheel": "cu130"}}
+    gpu = {"pytorch": {"version": "2.15.0", "package": "torch", "wheel": "cu130", "on_package_index": True}}
     assert sources(gpu_environment, frameworks=gpu)[-1] == "the package index"
 
 

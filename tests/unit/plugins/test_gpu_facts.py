@@ -58,6 +58,7 @@ def test_nvidia_functions_of_class_display_only(gpu_facts: ModuleType, root: Pat
     facts = gather(gpu_facts, root)
     assert [gpu["bus"] for gpu in facts["gpus"]] == ["0000:01:00.0", "0000:17:00.0"]
     assert facts["other_gpus"][0]["name"] == "AMD 0x73bf"
+    assert [bridge["device"] for bridge in facts["nvswitches"]] == ["0x22a3"]
 
 
 def test_no_pci_bus_at_all_is_evidence_but_an_unreadable_one_is_not(gpu_facts: ModuleType, root: Path) -> None:
@@ -73,7 +74,36 @@ def test_no_pci_bus_at_all_is_evidence_but_an_unreadable_one_is_not(gpu_facts: M
 def test_loaded_driver(gpu_facts: ModuleType, root: Path) -> None:
     (root / "sys/module/nvidia").mkdir(parents=True)
     (root / "sys/module/nvidia/version").write_text("580.126.09\n")
-    assert gather(gpu_facts, root)["driver"] == {"loaded_version": "580.126.09", "reason": None}
+    assert gather(gpu_facts, root)["driver"] == {"loaded_version": "580.126.09", "module": None, "reason": None}
+
+
+@pytest.mark.parametrize(
+    ("line", "module"),
+    [
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.126.09  Release Build", "open"),
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.126.09  Thu Jan  8 17:01:01 UTC 2026", "proprietary"),
+    ],
+)
+def test_flavour_of_the_loaded_module(gpu_facts: ModuleType, root: Path, line: str, module: str) -> None:
+    (root / "sys/module/nvidia").mkdir(parents=True)
+    (root / "sys/module/nvidia/version").write_text("580.126.09\n")
+    (root / "proc/driver/nvidia").mkdir(parents=True)
+    (root / "proc/driver/nvidia/version").write_text(f"{line}\nGCC version:  gcc version 12.2.0\n")
+    assert gather(gpu_facts, root)["driver"]["module"] == module
+
+
+def test_secure_boot(gpu_facts: ModuleType, root: Path) -> None:
+    assert gather(gpu_facts, root)["secure_boot"] is False
+    efivars = root / "sys/firmware/efi/efivars"
+    efivars.mkdir(parents=True)
+    facts = gather(gpu_facts, root)
+    assert facts["secure_boot"] is None
+    assert "No such file" in facts["unknown"]["secure_boot"]
+    variable = efivars / "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+    variable.write_bytes(b"\x06\x00\x00\x00\x01")
+    assert gather(gpu_facts, root)["secure_boot"] is True
+    variable.write_bytes(b"\x06\x00\x00\x00\x00")
+    assert gather(gpu_facts, root)["secure_boot"] is False
 
 
 def test_scope_follows_the_privilege(gpu_facts: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

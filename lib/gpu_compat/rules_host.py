@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules on what a host gets once: the driver, the CUDA toolkits and the system's cuDNN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpu_compat import drivers
+from gpu_compat.gpus import Gpu, first_toolkit, last_toolkit, toolkit_too_new, toolkit_too_old
+from gpu_compat.hosts import Host
+from gpu_compat.problem import Problem, Rule
+from gpu_compat.tables import Row, Tables
+from gpu_compat.toolkits import Cudnn, Toolkit, cudnns, is_series, toolkits
+from gpu_compat.versions import at_least, branch_of, numbers
+
+DRIVER = "driver"
+
+
+def add_driver(problem: Problem, host: Host, request: Mapping[str, Any], tables: Tables) -> None:
+    """Add the driver and every rule on it."""
+    problem.add(DRIVER, drivers.choices(host, request, tables))
+    _driver_wishes(problem, host, request, tables)
+    for index, gpu in enumerate(host.gpus or ()):
+        _driver_for_gpu(problem, gpu, f"host.gpus[{index}]", tables)
+    _driver_for_system(problem, host, tables)
+    if host.kernel:
+        _driver_for_kernel(problem, host, request, tables)
+
+
+def _driver_wishes(problem: Problem, host: Host, request: Mapping[str, Any], tables: Tables) -> None:
+    wish, source, module = request["driver"], request["driver_source"], request["kernel_module"]
+    keep = (wish == "keep" or source == "preinstalled") and host.driver is not None
+    if keep:
+        asker = "request.driver" if wish == "keep" else "request.driver_source"
+        problem.rule(
+            DRIVER,
+            "unknown_release",
+            lambda driver: driver.origin == "preinstalled",
+            asker,
+            "host.driver",
+            text=f"driver {host.driver} is installed and is to stay",
+        )
+        if host.kernel_module:
+            problem.rule(
+                DRIVER,
+                "module_flavor",
+                lambda driver: driver.origin != "preinstalled" or driver.module == host.kernel_module,
+                asker,
+                "host.kernel_module",
+                text=f"its {host.kernel_module} kernel module stays with it",
+            )
+    else:
+        problem.rule(DRIVER, "unknown_release", lambda driver: driver.origin != "preinstalled")
+    if wish not in ("auto", "keep", "none"):
+        problem.rule(
+            DRIVER,
+            "unknown_release",
+            lambda driver: drivers.meets(driver.version, wish),
+            "request.driver",
+            text=lambda: f"driver: {wish} is asked for" + _unless_any_meets(wish, tables),
+        )
+    if source not in ("auto", "preinstalled", "none"):
+        problem.rule(
+            DRIVER,
+            "os_vs_driver",
+            lambda driver: driver.origin == source,
+            "request.driver_source",
+            text=f"driver_source: {source} is asked for",
+        )
+    if module != "auto":
+        lacking = ", which no branch from 615 on has" if module == "proprietary" else ""
+        problem.rule(
+            DRIVER,
+            "module_flavor",
+            lambda driver: driver.module == module,
+            "request.kernel_module",
+            text=f"kernel_module: {module} is asked for{lacking}",
+        )
+
+
+def _unless_any_meets(wish: str, tables: Tables) -> str:
+    """Say which branches there are where a wish names none of them."""
+    rows = tables.rows("drivers.branches")
+    if any(drivers.meets(row["latest"], wish) for row in rows) or drivers.wanted_versions(wish):
+        return ""
+    return f"; the tables of {tables.as_of} know the branches {', '.join(row['branch'] for row in rows[-8:])}"
+
+
+def _driver_for_gpu(problem: Problem, gpu: Gpu, member: str, tables: Tables) -> None:
+    last, first = gpu.arch.get("driver_last"), (gpu.arch.get("driver_first") or {}).get(gpu.capability)
+    bounds = [f"is not driven by any branch after {last}"] if last else []
+    bounds += [f"needs driver {first} or newer"] if first else []
+    problem.rule(
+        DRIVER,
+        "gpu_arch_vs_driver",
+        lambda driver: gpu.arch_known_by(driver.version),
+        member,
+        text=f"{gpu.called()} {' and '.join(bounds)}",
+        source=tables.source("gpus", gpu.arch),
+    )
+    if gpu.driver_first or first:
+        told = ", ".join(f"{version} in branch {branch}" for branch, version in gpu.driver_first)
+        problem.rule(
+            DRIVER,
+            "driver_vs_product",
+            lambda driver: gpu.known_by(driver.version),
+            member,
+            text=f"{gpu.name} is known to drivers from {told or first} on",
+            source=tables.source("gpus", gpu.arch),
+        )
+    rule = "pre_turing_proprietary_only" if gpu.modules == ("proprietary",) else "blackwell_open_only"
+    problem.rule(
+        DRIVER,
+        "module_flavor",
+        lambda driver: driver.module in gpu.modules,
+        member,
+        text=f"{gpu.called()} is driven by the {' or the '.join(gpu.modules)} kernel module"
+        + (" alone" if len(gpu.modules) == 1 else ""),
+        source=str(tables.source("drivers", tables.rule("drivers", rule))),
+    )
+    if not gpu.forward_compatible:
+        problem.rule(
+            DRIVER,
+            "driver_vs_cuda",
+            lambda driver: driver.compat is None,
+            member,
+            text=f"{gpu.name} is not known as a data center product, so no cuda-compat package helps an older driver",
+            source=tables.source("cuda", tables.rule("cuda", "forward")),
+        )
+    for compat in tables.rows("cuda.forward_compatibility"):
+        if numbers(gpu.capability) < numbers(compat["capability_min"]):
+            _without_compat(problem, gpu, compat, member, tables)
+
+
+def _without_compat(problem: Problem, gpu: Gpu, compat: Row, member: str, tables: Tables) -> None:
+    problem.rule(
+        DRIVER,
+        "driver_vs_cuda",
+        lambda driver: driver.compat is not compat,
+        member,
+        text=f"{gpu.called()} is left behind by CUDA {compat['cuda']}, whatever the cuda-compat package",
+        source=tables.source("cuda", tables.rule("cuda", "forward_arch")),
+    )
+
+
+def _driver_for_system(problem: Problem, host: Host, tables: Tables) -> None:
+    system = host.system
+    if system is None and host.os_name:
+        problem.rule(
+            DRIVER,
+            "os_vs_driver",
+            lambda driver: driver.origin not in ("nvidia_repo", "distro"),
+            "host.os",
+            text=f"the tables of {tables.as_of} do not know {host.os_name}, so no repository is known for it",
+            source="table systems.systems",
+        )
+    if system is not None:
+        problem.rule(
+            DRIVER,
+            "os_vs_cuda",
+            lambda driver: driver.compat is None or offers_cuda(system, host.machine, driver.compat["cuda"]),
+            "host.os",
+            "host.arch",
+            text=f"NVIDIA's repository for {system['id']} on {host.machine} has no such cuda-compat package",
+            source=tables.source("systems", system),
+        )
+        last = f" to CUDA {system['cuda_last']}" if system.get("cuda_last") else ""
+        own = (
+            ", ".join(row.get("version") or row["branch"] for row in system.get("distribution_drivers") or ()) or "none"
+        )
+        problem.rule(
+            DRIVER,
+            "os_vs_driver",
+            lambda driver: driver.origin != "nvidia_repo" or drivers.from_nvidia(driver, system, tables),
+            "host.os",
+            text=f"NVIDIA's repository for {system['id']} has the drivers of CUDA {system['cuda_first']} on{last}",
+            source=tables.source("systems", system),
+        )
+        problem.rule(
+            DRIVER,
+            "os_vs_driver",
+            lambda driver: driver.offered,
+            "host.os",
+            text=f"{system['id']} has drivers of its own: {own}",
+            source=tables.source("systems", system),
+        )
+        problem.rule(
+            DRIVER,
+            "os_vs_driver",
+            lambda driver: driver.origin != "nvidia_repo" or host.machine in system["repository_arches"],
+            "host.os",
+            "host.arch",
+            text=f"NVIDIA has no repository for {system['id']} on {host.machine}",
+            source=tables.source("systems", system),
+        )
+    if host.secure_boot:
+        rule = tables.rule("packages", "unsigned_refused")
+        problem.rule(
+            DRIVER,
+            "secure_boot",
+            lambda driver: driver.origin != "runfile",
+            "host.secure_boot",
+            text=f"Secure Boot is on: {rule['rule']}, and the runfile's module has none",
+            source=tables.source("packages", rule),
+        )
+
+
+def _driver_for_kernel(problem: Problem, host: Host, request: Mapping[str, Any], tables: Tables) -> None:
+    kernel = str(host.kernel)
+
+    def limits() -> str:
+        wish = request["driver"]
+        rows = [
+            f"{row['driver']} "
+            + (f"fails from {row['fails']} on" if row.get("fails") else f"was seen to build up to {row['builds']}")
+            for row in tables.rows("drivers.kernel_limits")
+            if not row.get("packaging")
+            and row.get("fails")
+            and numbers(kernel)[:2] >= numbers(row["fails"])
+            and (
+                wish in ("auto", "keep")
+                or drivers.meets(row["driver"], wish)
+                or wish.startswith(branch_of(row["driver"]))
+            )
+        ]
+        return f"the host runs Linux {kernel}" + (f"; {'; '.join(rows[-3:])}" if rows else "")
+
+    problem.rule(
+        DRIVER,
+        "driver_vs_kernel",
+        lambda driver: drivers.builds_for(driver, kernel, tables) is not False,
+        "host.kernel",
+        text=limits,
+        source="table drivers.kernel_limits: reports of builds",
+    )
+    oldest = tables.rule("drivers", "open_kernel_min")
+    problem.rule(
+        DRIVER,
+        "driver_vs_kernel",
+        lambda driver: driver.module != "open" or not driver.built_here() or at_least(kernel, oldest["kernel"]),
+        "host.kernel",
+        text=f"the host runs Linux {kernel}, and {oldest['rule']}",
+        source=tables.source("drivers", oldest),
+    )
+
+
+# --- toolkits and cuDNN ------------------------------------------------------------------------------------------
+
+
+def add_toolkits(problem: Problem, host: Host, request: Mapping[str, Any], tables: Tables) -> None:
+    """Add each toolkit with the cuDNN beside it. None stands for: there is none; only a wish of auto takes that."""
+    for index, wish in enumerate(request["cuda_toolkits"]):
+        _add_toolkit(problem, index, wish, host, tables)
+    if request["cudnn"] != "none":
+        for index in range(len(request["cuda_toolkits"])):
+            _add_cudnn(problem, index, request["cudnn"], host, tables)
+
+
+def _add_toolkit(problem: Problem, index: int, wish: str, host: Host, tables: Tables) -> None:
+    package, member = f"toolkit[{index}]", f"request.cuda_toolkits[{index}]"
+    problem.add(package, [*toolkits(tables), None], lambda toolkit: _toolkit_laws(problem, toolkit, wish, tables))
+    if wish != "auto":
+        problem.rule(
+            package,
+            "unknown_release",
+            lambda toolkit: toolkit is not None and is_series(wish, toolkit.version),
+            member,
+            text=lambda: (
+                f"CUDA toolkit {wish} is asked for"
+                + _unless_known(wish, [row.version for row in toolkits(tables)], tables)
+            ),
+        )
+    for place, gpu in enumerate(host.gpus or ()):
+        _toolkit_for_gpu(problem, package, gpu, f"host.gpus[{place}]", tables)
+    if host.system:
+        _toolkit_for_system(problem, package, host, tables)
+    elif host.os_name:
+        problem.rule(
+            package,
+            "os_vs_cuda",
+            lambda toolkit: toolkit is None,
+            "host.os",
+            text=f"the tables of {tables.as_of} do not know {host.os_name}, so no repository is known for it",
+            source="table systems.systems",
+        )
+
+
+def _toolkit_laws(problem: Problem, toolkit: Toolkit | None, wish: str, tables: Tables) -> Sequence[Rule]:
+    if toolkit is None:
+        return ()
+    floor, major = toolkit.driver_min, toolkit.major
+    laws = [
+        problem.law(
+            DRIVER,
+            "driver_vs_cuda",
+            floor,
+            lambda driver: driver.runs(floor, major),
+            text=f"CUDA {major}.x needs driver {floor} or newer",
+            source=tables.source("cuda", toolkit.row),
+        )
+    ]
+    if wish == "auto":
+        # Left alone, the toolkit is one that the driver knows all of, portable code included.
+        laws.append(
+            problem.law(
+                DRIVER,
+                "driver_vs_cuda",
+                ("native", toolkit.series),
+                lambda driver: at_least(driver.native_cuda(), toolkit.series),
+            )
+        )
+    return laws
+
+
+def _toolkit_for_gpu(problem: Problem, package: str, gpu: Gpu, member: str, tables: Tables) -> None:
+    last = last_toolkit(gpu)
+    source = tables.source("gpus", gpu.arch)
+    if last:
+        problem.rule(
+            package,
+            "gpu_arch_vs_cuda_max",
+            lambda toolkit: toolkit is None or not toolkit_too_new(gpu, toolkit.version),
+            member,
+            text=f"{gpu.called()}: CUDA {last} is the last toolkit that compiles for it",
+            source=source,
+        )
+    problem.rule(
+        package,
+        "gpu_arch_vs_cuda_min",
+        lambda toolkit: toolkit is None or not toolkit_too_old(gpu, toolkit.version),
+        member,
+        text=f"{gpu.called()}: CUDA {first_toolkit(gpu)} is the first toolkit that compiles for it",
+        source=source,
+    )
+
+
+def offers_cuda(system: Row, machine: str, version: str) -> bool:
+    """Tell whether NVIDIA's repository for a system has a CUDA series."""
+    last = system.get("cuda_last")
+    newest = last is None or numbers(version)[:2] <= numbers(last)
+    return machine in system["repository_arches"] and at_least(version, system["cuda_first"]) and newest
+
+
+def _toolkit_for_system(problem: Problem, package: str, host: Host, tables: Tables) -> None:
+    system = host.system
+    assert system is not None
+    first, last = system["cuda_first"], system.get("cuda_last")
+
+    def offered(toolkit: Toolkit | None) -> bool:
+        return toolkit is None or (
+            at_least(toolkit.version, first) and (last is None or numbers(toolkit.version)[:2] <= numbers(last))
+        )
+
+    problem.rule(
+        package,
+        "os_vs_cuda",
+        offered,
+        "host.os",
+        text=f"NVIDIA's repository for {system['id']} has CUDA {first} {f'to {last}' if last else 'and newer'}",
+        source=tables.source("systems", system),
+    )
+    problem.rule(
+        package,
+        "os_vs_cuda",
+        lambda toolkit: toolkit is None or host.machine in system["repository_arches"],
+        "host.os",
+        "host.arch",
+        text=f"NVIDIA has no repository for {system['id']} on {host.machine}",
+        source=tables.source("systems", system),
+    )
+
+
+def _unless_known(wish: str, versions: Sequence[str], tables: Tables) -> str:
+    """Say what is known where a wish names nothing that is."""
+    if any(is_series(wish, version) for version in versions):
+        return ""
+    near = [version for version in versions if version.split(".")[0] == wish.split(".")[0]][:6] or list(versions[:3])
+    return f"; the tables of {tables.as_of} have no such release, near it are {', '.join(near)}"
+
+
+def _add_cudnn(problem: Problem, index: int, wish: str, host: Host, tables: Tables) -> None:
+    package, toolkit = f"cudnn[{index}]", f"toolkit[{index}]"
+    problem.add(package, [*cudnns(tables), None], lambda cudnn: _cudnn_laws(problem, cudnn, toolkit))
+    if wish != "auto":
+        problem.rule(
+            package,
+            "unknown_release",
+            lambda cudnn: cudnn is not None and is_series(wish, cudnn.version),
+            "request.cudnn",
+            text=lambda: (
+                f"cuDNN {wish} is asked for" + _unless_known(wish, [row.version for row in cudnns(tables)], tables)
+            ),
+        )
+    for place, gpu in enumerate(host.gpus or ()):
+        cudnn_for_gpu(problem, package, gpu, f"host.gpus[{place}]", tables)
+
+
+def _cudnn_laws(problem: Problem, cudnn: Cudnn | None, toolkit: str) -> Sequence[Rule]:
+    if cudnn is None:
+        return ()
+    major = cudnn.cuda_major
+    return [
+        problem.law(
+            toolkit,
+            "cudnn_vs_cuda",
+            major,
+            lambda chosen: chosen is not None and chosen.major == major,
+            text=f"cuDNN is built for one major of CUDA, and this one for {major}",
+            source="table cudnn.releases",
+        )
+    ]
+
+
+def cudnn_for_gpu(problem: Problem, package: str, gpu: Gpu, member: str, tables: Tables) -> None:
+    """A cuDNN must serve every GPU; where there is none, there is nothing to serve."""
+    problem.rule(
+        package,
+        "gpu_arch_vs_cudnn",
+        lambda cudnn: cudnn is None or cudnn.serves(gpu, tables),
+        member,
+        text=lambda: cudnn_reach(gpu, tables),
+        source="table cudnn.ranges: NVIDIA cuDNN support matrices",
+    )
+
+
+def cudnn_reach(gpu: Gpu, tables: Tables) -> str:
+    """Say which cuDNN serves a GPU."""
+    served = [cudnn.version for cudnn in cudnns(tables) if cudnn.serves(gpu, tables)]
+    if not served:
+        return f"{gpu.called()} is served by no cuDNN of the tables"
+    newest = cudnns(tables)[0].version
+    return f"{gpu.called()} is served by cuDNN {served[-1]} " + (
+        f"to {served[0]}" if served[0] != newest else "and newer"
+    )
