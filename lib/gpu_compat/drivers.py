@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from gpu_compat.hosts import Host
@@ -235,40 +235,38 @@ def from_nvidia(driver: Driver, system: Row, tables: Tables) -> bool:
 
 
 def builds_for(driver: Driver, kernel: str | None, tables: Tables) -> bool | None:
-    """Tell whether a driver's module builds for a kernel: seen to build, seen to fail, or None where nobody has
-    reported."""
+    """Tell whether a driver's module builds for a kernel: seen to build or to fail, None where nobody has reported."""
     if kernel is None or not driver.built_here():
         return True
-    same = [
-        row
-        for row in tables.rows("drivers.kernel_limits")
-        if branch_of(row["driver"]) == driver.branch and row.get("packaging") in (None, driver.packaging)
-    ]
-    patched = [row for row in same if row.get("packaging")]
-    linux = numbers(kernel)[:2]
-    rows = patched or same
+    ended = driver.row["status"] not in (*SUPPORTED, "new_feature")
+    return _builds(driver.version, driver.branch, ended, driver.packaging, numbers(kernel)[:2], tables)
+
+
+@lru_cache(maxsize=4096)
+def _builds(
+    version: str, branch: str, ended: bool, packaging: str | None, linux: tuple[int, ...], tables: Tables
+) -> bool | None:
+    limits = tables.rows("drivers.kernel_limits")
+    same = [row for row in limits if branch_of(row["driver"]) == branch and row.get("packaging") in (None, packaging)]
+    rows = [row for row in same if row.get("packaging")] or same
     # An older release fails where a newer one of its branch does, a newer one builds where an older one does.
-    if any(
-        row.get("fails") and at_least(row["driver"], driver.version) and linux >= numbers(row["fails"]) for row in rows
-    ):
-        return False
-    if any(
-        row.get("builds") and at_least(driver.version, row["driver"]) and linux <= numbers(row["builds"])
-        for row in rows
-    ):
-        return True
+    for row in rows:
+        if row.get("fails") and at_least(row["driver"], version) and linux >= numbers(row["fails"]):
+            return False
+    for row in rows:
+        if row.get("builds") and at_least(version, row["driver"]) and linux <= numbers(row["builds"]):
+            return True
     if same:
         return None if any(row.get("builds") and linux > numbers(row["builds"]) for row in same) else True
-    if driver.row["status"] not in (*SUPPORTED, "new_feature") and _fails_later(driver, linux, tables):
+    if ended and _fails_later(branch, linux, limits):
         return False
     return True if linux <= _QUIET_KERNEL else None
 
 
-def _fails_later(driver: Driver, linux: tuple[int, ...], tables: Tables) -> bool:
-    """Tell whether a newer branch fails for a kernel; then one that ended before it, of which nobody reported, does
-    too."""
+def _fails_later(branch: str, linux: tuple[int, ...], limits: Sequence[Row]) -> bool:
+    """Tell whether a newer branch fails for a kernel; one that ended before it, and was not reported on, does too."""
     return any(
         not row.get("packaging") and row.get("fails") and linux >= numbers(row["fails"])
-        for row in tables.rows("drivers.kernel_limits")
-        if numbers(branch_of(row["driver"])) > numbers(driver.branch)
+        for row in limits
+        if numbers(branch_of(row["driver"])) > numbers(branch)
     )
