@@ -73,8 +73,8 @@ how_to_get_venv() { # how_to_get_venv <python>
 
 # --- the environment ---------------------------------------------------------------------------
 
-# Changes when a file's content does, and when the checkout moves: scripts in a venv hold its path.
-fingerprint() { { echo "$root"; cat "$@"; } | cksum; }
+# Changes when a file's content does, and when the checkout moves: scripts and path files in a venv hold its path.
+fingerprint() { { echo "$root/lib"; cat "$@"; } | cksum; }
 
 stamped() { # stamped <stamp file> <file>...
   local stamp=$1
@@ -95,6 +95,8 @@ ensure_environment() { # ensure_environment <directory> <lock file> <MB of disk 
     follow "installing" "$(grep -c '^[a-z].*==' "$lock")" \
       "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --retries 2 \
       --require-hashes --only-binary :all: -r "$lock" || explain_failure "the packages of $2"
+    # With the library on its path, `.venv/bin/python -m gpu_compat` works from anywhere.
+    echo "$root/lib" >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gpulab.pth"
     fingerprint "$lock" >"$venv/.stamp"
   fi
   end_setup

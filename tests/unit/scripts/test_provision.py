@@ -82,6 +82,13 @@ def test_help_is_its_own(checkout: Checkout) -> None:
 # --- set-up ---------------------------------------------------------------------------------------
 
 
+def test_the_environment_finds_the_library_from_any_directory(checkout: Checkout, tmp_path: Path) -> None:
+    (checkout.path / "lib" / "found_here").mkdir(parents=True)
+    (checkout.path / "lib" / "found_here" / "__init__.py").touch()
+    python = checkout.path / ".venv" / "bin" / "python"
+    assert subprocess.run([python, "-c", "import found_here"], cwd=tmp_path, check=False).returncode == 0
+
+
 def test_an_interrupted_set_up_is_done_again(checkout: Checkout) -> None:
     (checkout.path / ".venv" / ".stamp").unlink()
     (checkout.path / ".venv" / "bin" / "ansible-playbook").unlink()
