@@ -60,7 +60,7 @@ def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except gpu_compat.CompatError as error:
-            raise AnsibleFilterError(f"gpu_stack cannot be used:\n{error}") from error
+            raise AnsibleFilterError(f"the inventory cannot be used:\n{error}") from error
 
     return call
 
@@ -73,7 +73,17 @@ def validate(request: Any) -> dict[str, Any]:
 def check(hosts: Any, hostvars: Any) -> list[str]:
     """See gpu_compat_check.yml."""
     raw = {str(host): hostvars[host].get("gpu_stack") for host in hosts}
-    return gpu_compat.check_requests(_native(raw), {host: _origins(value) for host, value in raw.items()})
+    found = gpu_compat.check_requests(_native(raw), {host: _origins(value) for host, value in raw.items()})
+    # One overlay holds for a run: that of the first host, in whose name all are planned.
+    overlay = next((hostvars[host].get("gpulab_compat_overlay") for host in hosts), None)
+    try:
+        tables = _tables(overlay)
+    except gpu_compat.CompatError as error:
+        return [*found, *map(str, error.mistakes)]
+    declared = {host: hostvars[host].get("gpu_host") for host in raw}
+    declared = {host: value for host, value in declared.items() if value is not None}
+    origins = {host: _origins(value, "gpu_host") for host, value in declared.items()}
+    return [*found, *fleet.check_declarations(_native(declared), origins, tables)]
 
 
 def plan(request: Any, facts: Any, overlay: Any = None, driver_as_it_is: bool = False) -> dict[str, Any]:
@@ -114,6 +124,8 @@ def plan_fleet(
     for name in map(str, hosts):
         answer = answers[name] if name in answers else fleet.nothing_known(unknown[name], tables)
         found[name] = {**answer, "facts": known.get(name, "none")}
+        if known.get(name) == "declared" and (unanswered or {}).get(name):
+            found[name]["warnings"] = [f"the host could not be asked: {unanswered[name]}", *answer["warnings"]]
     return found
 
 
@@ -146,7 +158,14 @@ def _tables(overlay: Any) -> Tables:
 def _overlaid(text_of_overlay: str) -> Tables:
     from gpu_compat.check import read_overlay  # long, and most labs have no rows of their own
 
-    return with_overlay(read_overlay(json.loads(text_of_overlay), "gpulab_compat_overlay"))
+    name = "gpulab_compat_overlay"
+    try:
+        return with_overlay(read_overlay(json.loads(text_of_overlay), ""))
+    except gpu_compat.CompatError as error:
+        named = [
+            gpu_compat.Mistake(f"{name}.{mistake.path}".rstrip("."), mistake.message) for mistake in error.mistakes
+        ]
+        raise gpu_compat.CompatError(named) from error
 
 
 def change(planned: Any, facts: Any, rebuild: Any = ()) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Exit status: 0 planned, 1 conflict, 2 the input cannot be used. ``check`` and ``
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -33,18 +34,33 @@ a question, YAML or JSON; every key may be left out:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run from the command line; return the exit status."""
-    arguments = _parser(words if words is not None else sys.argv[1:]).parse_args(words)
+    _let_every_letter_through()
     try:
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
+        try:
+            arguments = _parser(words if words is not None else sys.argv[1:]).parse_args(words)
+            status: int = arguments.run(arguments)
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
     except CompatError as error:
         for mistake in error.mistakes:
             print(f"gpu_compat: {mistake}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # head, for example, has seen enough
+    except OSError as error:
+        # What is left in the buffer would fail once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(error, BrokenPipeError):  # head, for example, has seen enough
+            return 0
+        print(f"gpu_compat: the answer cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
     return status
+
+
+def _let_every_letter_through() -> None:
+    """Print a question mark for a letter that the terminal's encoding lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -143,7 +159,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     from gpu_compat.render import answer_text
 
     answer = _answer(arguments, load(arguments.file))
-    print(json.dumps(answer, indent=2, ensure_ascii=False) if arguments.json else answer_text(answer))
+    # What reads JSON need not know the encoding of a terminal.
+    print(json.dumps(answer, indent=2) if arguments.json else answer_text(answer))
     return 0 if answer["status"] == "planned" else 1
 
 

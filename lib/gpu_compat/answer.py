@@ -58,6 +58,7 @@ def _driver_packages(driver: Driver, host: Host, tables: Tables) -> tuple[list[s
             row["family"] == system["family"]
             and row["origin"] == driver.origin
             and row.get("module") in (None, driver.module)
+            and row.get("signed") in (None, driver.signed)
             and (row.get("names") is None or set(row["names"]) & set(system["names"]))
             and (row.get("from") is None or numbers(driver.branch) >= numbers(row["from"]))
             and (not row.get("streams") or system.get("module_streams"))

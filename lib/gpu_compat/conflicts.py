@@ -149,13 +149,13 @@ def _members(problem: Problem) -> list[str]:
     named."""
     order = {"host.gpus": 0, "host.os": 1, "host.arch": 1, "host.kernel": 1}
     return sorted(
-        problem.members(), key=lambda member: (order.get(member, 2 if member.startswith("request.") else 3), member)
+        problem.members, key=lambda member: (order.get(member, 2 if member.startswith("request.") else 3), member)
     )
 
 
 def _describe(problem: Problem, members: frozenset[str]) -> Conflict:
     """Put a smallest conflict into words."""
-    dropped = frozenset(problem.members()) - members
+    dropped = frozenset(problem.members) - members
     ids = broken_rules(problem, members, _GIVEN_UP)
     rules = _told(problem, members, dropped, ids)
     facts = [rule.says() for rule in rules if not _is_wish(rule)]

@@ -407,6 +407,7 @@ ROWS: Mapping[str, Reader] = {
             "streams": boolean,
             "stream": PACKAGE,
             "names": several(SYSTEM, "name values of ID in os-release, as [debian]"),
+            "signed": boolean,
             "suffix": boolean,
         },
     ),

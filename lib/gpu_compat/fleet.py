@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from typing import Any
 
 from gpu_compat.conflicts import entry
 from gpu_compat.errors import CompatError
-from gpu_compat.hosts import Host
+from gpu_compat.hosts import Host, read_host
 from gpu_compat.plan import plan
 from gpu_compat.render import name_hosts
 from gpu_compat.request import read_request
@@ -34,7 +34,8 @@ def plan_fleet(
 
     Args:
         wishes: host name -> request and host.
-        uniform: one driver branch for all hosts with GPUs.
+        uniform: one driver branch for all hosts with GPUs, beside what each request says of the driver. Nothing
+            where nothing installs a driver.
         tables, today, driver_as_it_is: as for :func:`gpu_compat.plan`.
 
     Returns:
@@ -57,12 +58,12 @@ def plan_fleet(
 
     def answers(branch: str | None = None) -> dict[str, Answer]:
         return {
-            key: plan(_with_branch(request, branch), host, tables, today, driver_as_it_is)
+            key: plan(request, host, tables, today, driver_as_it_is, branch)
             for key, (request, host) in situations.items()
         }
 
     found = answers()
-    if uniform:
+    if uniform and not driver_as_it_is:
         found = _one_branch(found, answers, tables)
     return {name: found[key] for name, key in of_host.items()}
 
@@ -82,10 +83,6 @@ def host_key(host: Host) -> str:
     return repr((system, gpus, replace(host, system=None, gpus=None, warnings=())))
 
 
-def _with_branch(request: Any, branch: str | None) -> Any:
-    return request if branch is None else {**request, "driver": branch}
-
-
 def _one_branch(first: dict[str, Answer], answers: Any, tables: Tables) -> dict[str, Answer]:
     """Find the newest branch that every host can have; where there is none, say so at each host."""
     drivers = [answer["plan"]["driver"] for answer in first.values() if answer["plan"]]
@@ -102,8 +99,8 @@ def _one_branch(first: dict[str, Answer], answers: Any, tables: Tables) -> dict[
         if all(trial[key]["status"] == "planned" for key, answer in first.items() if answer["status"] == "planned"):
             return trial
     message = (
-        "uniform: true asks for one driver branch for all hosts, but they need "
-        f"{', '.join(sorted(branches, key=numbers))}; no branch drives all of them"
+        "one driver branch is asked for on all hosts, but they would have "
+        f"{', '.join(sorted(branches, key=numbers))}, and no branch fits all of them"
     )
     conflict = entry("mixed_gpus_no_common_driver", message, ["host.gpus", "uniform"], "table drivers.branches")
     return {
@@ -115,8 +112,6 @@ def _one_branch(first: dict[str, Answer], answers: Any, tables: Tables) -> dict[
 def check_requests(requests: Mapping[str, Any], origins: Mapping[str, Origins] | None = None) -> list[str]:
     """Check the request of every host before any host is touched.
 
-    A mistake that several hosts inherit from one group is reported once, with those hosts named.
-
     Args:
         requests: host name -> ``gpu_stack`` as plain data, or ``None`` where the host has none.
         origins: host name -> where its values were written, when that is known.
@@ -124,14 +119,36 @@ def check_requests(requests: Mapping[str, Any], origins: Mapping[str, Origins] |
     Returns:
         One line per mistake, empty when every request can be read.
     """
+    return _check(requests, origins or {}, _mistakes)
+
+
+def check_declarations(
+    declared: Mapping[str, Any], origins: Mapping[str, Origins] | None = None, tables: Tables | None = None
+) -> list[str]:
+    """Check what the inventory declares of hosts, ``gpu_host``; as :func:`check_requests` does requests."""
+
+    def judge(host: Any) -> list[tuple[str, str]]:
+        try:
+            read_host(host, tables)
+        except CompatError as error:
+            return [(f"gpu_{mistake.path}", mistake.message) for mistake in error.mistakes]
+        return []
+
+    return _check(declared, origins or {}, judge)
+
+
+def _check(
+    values: Mapping[str, Any], origins: Mapping[str, Origins], judge: Callable[[Any], list[tuple[str, str]]]
+) -> list[str]:
+    """Judge the value of every host; a mistake that several inherit from one group is told once, and names them."""
     hosts_by_line: dict[str, list[str]] = {}
-    answers: dict[str, list[tuple[str, str]]] = {}
-    for host, request in requests.items():
-        key = repr(request)
-        if key not in answers:
-            answers[key] = _mistakes(request)
-        for path, message in answers[key]:
-            where = _origin(path, (origins or {}).get(host, {}))
+    judged: dict[str, list[tuple[str, str]]] = {}
+    for host, value in values.items():
+        key = repr(value)
+        if key not in judged:
+            judged[key] = judge(value)
+        for path, message in judged[key]:
+            where = _origin(path, origins.get(host, {}))
             line = f"{path}: {message}" + (f"  [{where}]" if where else "")
             hosts_by_line.setdefault(line, []).append(host)
     return [f"{name_hosts(hosts)}: {line}" for line, hosts in hosts_by_line.items()]

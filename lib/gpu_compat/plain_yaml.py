@@ -32,7 +32,7 @@ class UnreadableError(Exception):
 def load(content: bytes) -> Any:
     """Parse YAML; a key that stands twice in a mapping is refused, because the first would silently be lost."""
     try:
-        _refuse_what_is_not_plain(content)
+        refuse_what_is_not_plain(content)
         loader = LOADER(content)
         try:
             node = loader.get_single_node()
@@ -50,8 +50,12 @@ def load(content: bytes) -> Any:
         raise UnreadableError(f"cannot be read as YAML ({' '.join(str(error).split())})") from error
 
 
-def _refuse_what_is_not_plain(content: bytes) -> None:
-    """Refuse tags, on which PyYAML trips and which nobody needs here, and nesting, which libyaml reads by recursion."""
+def refuse_what_is_not_plain(content: bytes) -> None:
+    """Refuse tags, on which PyYAML trips and which nobody needs here, and nesting, which libyaml reads by recursion.
+
+    Raises:
+        yaml.MarkedYAMLError: with the place.
+    """
     depth = 0
     for event in yaml.parse(content, Loader=LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -73,6 +77,10 @@ def _refuse_repeated_keys(node: yaml.Node, seen: set[int]) -> None:
     keys: set[tuple[str, str]] = set()
     for key, value in node.value:
         if isinstance(key, yaml.ScalarNode):
+            if key.tag == "tag:yaml.org,2002:merge":  # a few of them can make a file of any size
+                raise yaml.MarkedYAMLError(
+                    problem="<< is not read here; write the keys out", problem_mark=key.start_mark
+                )
             if (key.tag, key.value) in keys:
                 raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark)
             keys.add((key.tag, key.value))

@@ -29,7 +29,12 @@ OLD_AFTER = 90
 
 
 def plan(
-    request: Any, host: Host, tables: Tables | None = None, today: date | None = None, driver_as_it_is: bool = False
+    request: Any,
+    host: Host,
+    tables: Tables | None = None,
+    today: date | None = None,
+    driver_as_it_is: bool = False,
+    driver_branch: str | None = None,
 ) -> dict[str, Any]:
     """Plan one host.
 
@@ -39,6 +44,7 @@ def plan(
         tables: the tables, the shipped ones if not given.
         today: the day for which the age of the tables is judged.
         driver_as_it_is: nothing will install a driver, so what is loaded must do; the request may still exclude it.
+        driver_branch: the branch of all hosts, beside what the request says of this one's driver.
 
     Returns:
         ``status`` ("planned" or "conflict"), ``data_as_of``, ``plan`` (None on conflict), ``reasons``, ``conflicts``,
@@ -47,16 +53,24 @@ def plan(
     Raises:
         CompatError: the request cannot be read.
     """
-    return Planner(read_request(request), host, tables or shipped(), today or date.today(), driver_as_it_is).answer()
+    read = read_request(request)
+    return Planner(read, host, tables or shipped(), today or date.today(), driver_as_it_is, driver_branch).answer()
 
 
 class Planner:
     """Plans one host."""
 
     def __init__(
-        self, request: Mapping[str, Any], host: Host, tables: Tables, today: date, driver_as_it_is: bool = False
+        self,
+        request: Mapping[str, Any],
+        host: Host,
+        tables: Tables,
+        today: date,
+        driver_as_it_is: bool = False,
+        driver_branch: str | None = None,
     ) -> None:
-        self.request, self.host, self.tables, self.driver_as_it_is = request, host, tables, driver_as_it_is
+        self.request, self.host, self.tables = request, host, tables
+        self.driver_as_it_is, self.driver_branch = driver_as_it_is, driver_branch
         self.reasons: list[dict[str, str]] = []
         self.warnings: list[str] = _old(tables, today)
         if host.declared and host.gpus is not None:
@@ -74,23 +88,35 @@ class Planner:
         solution = solve(problem)
         unavailable: list[dict[str, str]] = []
         if solution is None:
-            found = self._conflicts(problem)
-            hopeless = [row for row in found if row[2] is None or not self.request["environments"][row[2]]["optional"]]
-            if hopeless:
-                told = [(conflict, members) for conflict, members, _ in hopeless]
-                changes = remedies(told, self.request, problem, self._trial, self.profile.gpu)
-                return self._answer(None, [conflict for conflict, _ in told], changes)
-            reasons = {index: conflict["message"] for conflict, _, index in reversed(found) if index is not None}
-            failing = set(reasons)
-            unavailable = [
-                {"name": self.request["environments"][index]["name"], "reason": reasons[index]}
-                for index in sorted(reasons)
-            ]
-            self.places = [place for place in self.places if place.index not in failing]
+            problem = self.problem(self._places(optional=False))
+            if not possible(problem):
+                found = self._conflicts(problem, self._places(optional=False))
+                changes = remedies(found, self.request, problem, self._trial, self.profile.gpu)
+                return self._answer(None, [conflict for conflict, _ in found], changes)
+            unavailable = self._leave_out()
             problem = self.problem(self.places)
             solution = solve(problem)
-            assert solution is not None, "without the environments that cannot be met there is a plan"
+            assert solution is not None, "what is kept was seen to be possible"
         return self._answer(self._plan(problem, solution, unavailable), [])
+
+    def _places(self, optional: bool) -> list[Place]:
+        """Return the environments that may be left out, or those that may not."""
+        return [place for place in self.places if self.request["environments"][place.index]["optional"] == optional]
+
+    def _leave_out(self) -> list[dict[str, str]]:
+        """Leave out each optional environment for which the host, what must be, and the optional ones before it have no
+        room; return their names and why."""
+        kept, left_out = self._places(optional=False), []
+        for place in self._places(optional=True):
+            problem = self.problem([*kept, place])
+            if possible(problem):
+                kept.append(place)
+            else:
+                name = self.request["environments"][place.index]["name"]
+                reasons = [conflict["message"] for conflict, _ in self._conflicts(problem, [place])]
+                left_out.append({"name": name, "reason": reasons[0] if reasons else "nothing in the tables fits it"})
+        self.places = sorted(kept, key=lambda place: place.index)
+        return left_out
 
     def problem(self, places: Sequence[Place]) -> Problem:
         """State the problem of the host with some of its environments."""
@@ -106,6 +132,14 @@ class Planner:
                     "host.driver",
                     text=text,
                 )
+            if self.driver_branch:
+                problem.rule(
+                    DRIVER,
+                    "mixed_gpus_no_common_driver",
+                    lambda driver: driver.branch == self.driver_branch,
+                    "uniform",
+                    text=f"one driver branch is asked for on all hosts, and all can have {self.driver_branch}",
+                )
             add_toolkits(problem, self.host, self.request, self.tables)
         for place in places:
             Environment(problem, place, self.host, self.request, self.profile.gpu, self.tables).add()
@@ -113,25 +147,24 @@ class Planner:
 
     # --- conflicts ---------------------------------------------------------------------------------------------
 
-    def _conflicts(self, problem: Problem) -> list[tuple[Conflict, frozenset[str], int | None]]:
-        """Find conflicts of the host first, then of each environment on it; the number is the environment's, if it is
-        one."""
+    def _conflicts(self, problem: Problem, places: Sequence[Place]) -> list[tuple[Conflict, frozenset[str]]]:
+        """Find conflicts of the host first, then of each of some environments on it, with the members they rest on."""
         shared = [name for name in problem.candidates if not name.startswith("env[")]
-        parts: list[tuple[Problem, int | None]] = [(problem.part(shared), None)] if shared else []
-        parts += [(problem.part([*shared, *place.packages()]), place.index) for place in self.places]
-        found: list[tuple[Conflict, frozenset[str], int | None]] = []
-        for part, index in parts:
+        host = problem.part(shared)
+        found = [] if possible(host) else conflicts.find(host)
+        # What stands between the host and its request is not told again with each environment.
+        known = [members for _, members in found]
+        for place in places:
+            part = problem.part([*shared, *place.packages()])
             if not possible(part):
-                # What stands between the host and its request is not told again with each environment.
-                known = [members for _, members, place in found if place is None]
-                found += [(conflict, members, index) for conflict, members in conflicts.find(part, known)]
+                found += conflicts.find(part, known)
         # Environments that are possible each by itself can still want different toolkits of one host.
-        return found or [(conflict, members, None) for conflict, members in conflicts.find(problem)]
+        return found or conflicts.find(problem)
 
     def _trial(self, request: Mapping[str, Any]) -> Problem | None:
         """State the problem of the same host with another request; None where not even its profile can be decided."""
-        other = Planner(request, self.host, self.tables, date.min, self.driver_as_it_is)
-        return None if other.profile.conflicts else other.problem(other.places)
+        other = Planner(request, self.host, self.tables, date.min, self.driver_as_it_is, self.driver_branch)
+        return None if other.profile.conflicts else other.problem(other._places(optional=False))
 
     # --- the plan ----------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 Text = str | Callable[[], str]
@@ -135,15 +136,18 @@ class Problem:
             )
         return rule._mask
 
+    @cached_property
+    def laws(self) -> list[Rule]:
+        """Every law that comes with a candidate, each once; to be asked for when all packages are there."""
+        found = (law for package in self.candidates.values() for candidate in package for law in candidate.requires())
+        return list(dict.fromkeys(found))
+
+    @cached_property
     def members(self) -> list[str]:
-        """Return every wish and fact that a rule rests on, each once; parts of a wish (``wish#part``) are no wishes."""
+        """Every wish and fact that a rule rests on, each once; parts of a wish (``wish#part``) are no wishes."""
         found: dict[str, None] = dict.fromkeys(self.wanted_by.values())
-        for rule in self.rules:
+        for rule in (*self.rules, *self.laws):
             found.update(dict.fromkeys(sorted(rule.members)))
-        for package in self.candidates.values():
-            for candidate in package:
-                for law in candidate.requires():
-                    found.update(dict.fromkeys(sorted(law.members)))
         return [member for member in found if "#" not in member]
 
     def part(self, packages: Iterable[str]) -> Problem:

@@ -43,6 +43,8 @@ def load(place: str) -> Any:
 
 def _standard_input() -> bytes:
     """Return standard input as it comes, so that what is no UTF-8 is seen as such."""
+    if sys.stdin is None:
+        raise CompatError([Mistake("standard input", "is closed")])
     raw = getattr(sys.stdin, "buffer", None)
     return raw.read() if raw else sys.stdin.read().encode("utf-8")
 
@@ -92,7 +94,9 @@ def change(content: Any, settings: Sequence[str]) -> Any:
     Raises:
         CompatError: a path leads nowhere.
     """
-    if settings and isinstance(content, Mapping | None):
+    if content is not None and not isinstance(content, Mapping):
+        return content  # no question, which is said where it is read
+    if settings:
         # What is not written has a value all the same, and can be named.
         request = with_default_environments((content or {}).get("request"))
         content = {
@@ -103,7 +107,7 @@ def change(content: Any, settings: Sequence[str]) -> Any:
         path, separator, text = setting.partition("=")
         if not separator:
             raise CompatError([Mistake("--want", f"'{setting}' must be PATH=VALUE, as request.driver=595")])
-        content = _set(content if isinstance(content, Mapping) else {}, _steps(path), _value(text), path)
+        content = _set(content, _steps(path), _value(text), path)
     return content
 
 
@@ -112,6 +116,7 @@ def _value(text: str) -> Any:
     if text[:1] not in "[{":
         return {"true": True, "false": False, "null": None}.get(text, text)
     try:
+        plain_yaml.refuse_what_is_not_plain(text.encode())
         return _plain(yaml.load(text, Loader=yaml.BaseLoader))
     except yaml.YAMLError as error:
         raise CompatError([Mistake("--want", f"'{text}' cannot be read as YAML")]) from error
@@ -128,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 def _steps(path: str) -> list[str | int]:
     whole = path if path.split(".")[0] in ("host", "request") else f"request.{path}"
-    return [int(index) if index else word for word, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", whole)]
+    return [int(index) if index else word for word, index in re.findall(r"([^.\[\]]+)|\[(\d{1,4})\]", whole)]
 
 
 def _set(content: Any, steps: Sequence[str | int], value: Any, path: str) -> Any:

@@ -150,7 +150,7 @@ def _driver_for_system(problem: Problem, host: Host, tables: Tables) -> None:
         problem.rule(
             DRIVER,
             "os_vs_driver",
-            lambda driver: driver.origin not in ("nvidia_repo", "distro"),
+            lambda driver: driver.origin not in ("nvidia_repo", "distro") and driver.compat is None,
             "host.os",
             text=f"the tables of {tables.as_of} do not know {host.os_name}, so no repository is known for it",
             source="table systems.systems",

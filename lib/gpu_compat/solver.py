@@ -22,6 +22,8 @@ MAX_ROUNDS = 50
 
 Solution = dict[str, Any]
 Domains = dict[str, int]
+#: What a rule accepts that does not hold.
+EVERYTHING = -1
 
 
 def solve(
@@ -60,69 +62,82 @@ class _Search:
     def __init__(self, problem: Problem, dropped: frozenset[str], ignored: frozenset[str]) -> None:
         self.problem, self.dropped, self.ignored = problem, dropped, ignored
         self.packages = [package for package in problem.candidates if problem.wanted_by.get(package) not in dropped]
-        self._active: dict[Rule, bool] = {}
+        self._masks: dict[Rule, int] = {}
+        # package -> those with a law on it, as far as their candidates have been looked at
+        self._readers: dict[str, dict[str, None]] = {package: {} for package in self.packages}
 
-    def active(self, rule: Rule) -> bool:
-        """Tell whether a rule holds."""
-        if rule not in self._active:
-            self._active[rule] = (
-                rule.package in self.problem.candidates
-                and rule.id not in self.ignored
-                and not rule.members & self.dropped
-                and self.problem.wanted_by.get(rule.package) not in self.dropped
-            )
-        return self._active[rule]
+    def mask(self, rule: Rule) -> int:
+        """Return the candidates that a rule accepts, as bits; all of them for a rule that does not hold."""
+        if rule not in self._masks:
+            holds = rule.package in self._readers and rule.id not in self.ignored and not rule.members & self.dropped
+            self._masks[rule] = self.problem.mask(rule) if holds else EVERYTHING
+        return self._masks[rule]
 
     def start(self) -> Domains:
         """Return what the rules that hold from the start leave of every package."""
         domains = {package: (1 << len(self.problem.candidates[package])) - 1 for package in self.packages}
         for rule in self.problem.rules:
-            if self.active(rule):
-                domains[rule.package] &= self.problem.mask(rule)
+            mask = self.mask(rule)
+            if mask != EVERYTHING:
+                domains[rule.package] &= mask
         return domains
 
-    def prune(self, domains: Domains) -> Domains | None:
+    def prune(self, domains: Domains, narrowed: str | None = None) -> Domains | None:
         """Strike out what no choice elsewhere can go with, in both directions; None where a package has nothing left.
 
         A candidate goes when nothing is left that one of its laws accepts, and everything goes that no candidate left
-        of another package accepts.
+        of another package accepts. Of domains that were pruned before, the one ``narrowed`` since may be named.
         """
         domains = dict(domains)
         if not all(domains.values()):
             return None
-        changed = True
-        while changed:
-            changed = False
-            for package in self.packages:
-                before = domains[package]
-                accepted = self.accepted(package, domains)
-                if not domains[package]:
-                    return None
-                changed = changed or domains[package] != before
-                for other, mask in accepted.items():
-                    if domains[other] & ~mask:
-                        domains[other] &= mask
-                        changed = True
-                        if not domains[other]:
-                            return None
+        waiting = dict.fromkeys(self.packages if narrowed is None else (narrowed, *self._readers[narrowed]))
+        while waiting:
+            package = next(iter(waiting))
+            del waiting[package]
+            before = domains[package]
+            accepted = self.accepted(package, domains)
+            if not domains[package]:
+                return None
+            smaller = [package] if domains[package] != before else []
+            for other, mask in accepted.items():
+                if domains[other] & ~mask:
+                    domains[other] &= mask
+                    if not domains[other]:
+                        return None
+                    smaller.append(other)
+                    waiting[other] = None
+            for name in smaller:
+                waiting.update(self._readers[name])
         return domains
 
     def accepted(self, package: str, domains: Domains) -> Domains:
         """Strike out the candidates of a package whose laws cannot be met; return what those left accept of others."""
         accepted: Domains | None = None
+        masks = self._masks
+        read: set[str] = set()
         for candidate in self.left(package, domains):
             demands: Domains = {}
             for law in candidate.requires():
-                bits = domains.get(law.package)
-                if bits is not None and self.active(law):
-                    demands[law.package] = demands.get(law.package, bits) & self.problem.mask(law)
-            if not all(demands.values()):
-                domains[package] &= ~(1 << candidate.index)
-            elif accepted is None:
-                accepted = demands
+                mask = masks[law] if law in masks else self.mask(law)
+                if mask == EVERYTHING:
+                    continue
+                other = law.package
+                bits = demands.get(other, domains[other]) & mask
+                if not bits:
+                    domains[package] &= ~(1 << candidate.index)
+                    break
+                demands[other] = bits
             else:
+                read.update(demands)
                 # A candidate without a law on a package accepts all of it.
-                accepted = {other: mask | demands[other] for other, mask in accepted.items() if other in demands}
+                accepted = (
+                    demands
+                    if accepted is None
+                    else {other: mask | demands[other] for other, mask in accepted.items() if other in demands}
+                )
+        for other in read:
+            self._readers[other][package] = None
         return accepted or {}
 
     def left(self, package: str, domains: Domains) -> list[Candidate]:
@@ -132,28 +147,26 @@ class _Search:
 
     def laws(self, candidate: Candidate) -> list[Rule]:
         """Return the laws that come with a candidate and hold."""
-        return [law for law in candidate.requires() if self.active(law)]
+        return [law for law in candidate.requires() if self.mask(law) != EVERYTHING]
 
     def best(self, package: str, domains: Domains) -> Domains:
         """Choose the best for a package that leaves a solution for the rest."""
         left = self.left(package, domains)
         for candidate in left[:-1]:
-            narrowed = self.prune({**domains, package: 1 << candidate.index})
+            narrowed = self.prune({**domains, package: 1 << candidate.index}, package)
             if narrowed is not None and self.resolve(narrowed) is not None:
                 return narrowed
-        return self.prune({**domains, package: 1 << left[-1].index}) or domains
+        return self.prune({**domains, package: 1 << left[-1].index}, package) or domains
 
     def ties(self, domains: Domains) -> list[set[str]]:
         """Return the packages whose choice still depends on another's, in groups that depend on each other."""
         groups: dict[str, set[str]] = {}
         for package in self.packages:
             for candidate in self.left(package, domains):
-                for law in candidate.requires():
-                    bits = domains.get(law.package)
-                    if bits is None or self.problem.mask(law) & bits == bits or not self.active(law):
-                        continue
-                    joined = groups.get(package, {package}) | groups.get(law.package, {law.package})
-                    groups.update(dict.fromkeys(joined, joined))
+                for law in self.laws(candidate):
+                    if domains[law.package] & ~self.mask(law):
+                        joined = groups.get(package, {package}) | groups.get(law.package, {law.package})
+                        groups.update(dict.fromkeys(joined, joined))
         return list({id(group): group for group in groups.values()}.values())
 
     def resolve(self, domains: Domains) -> Solution | None:
@@ -182,7 +195,7 @@ class _Search:
         undecided = [package for package in self.packages if package in group and domains[package].bit_count() > 1]
         package = min(undecided, key=lambda name: domains[name].bit_count())
         for candidate in self.left(package, domains):
-            narrowed = self.prune({**domains, package: 1 << candidate.index})
+            narrowed = self.prune({**domains, package: 1 << candidate.index}, package)
             found = None if narrowed is None else self.resolve(narrowed)
             if found is not None:
                 return {name: value for name, value in found.items() if name in group}
@@ -247,9 +260,10 @@ def smallest_conflict(problem: Problem, members: Sequence[str]) -> frozenset[str
 
 def broken_rules(problem: Problem, kept: frozenset[str], ids: Sequence[str]) -> list[str]:
     """Return the ids of the rules that a smallest conflict needs, ``ids`` being given up from the first on."""
-    dropped = frozenset(problem.members()) - kept
+    dropped = frozenset(problem.members) - kept
+    used = {rule.id for rule in (*problem.rules, *problem.laws) if not rule.members & dropped}
     ignored: set[str] = set()
     for rule_id in ids:
-        if not possible(problem, dropped, frozenset(ignored | {rule_id})):
+        if rule_id in used and not possible(problem, dropped, frozenset(ignored | {rule_id})):
             ignored.add(rule_id)
-    return [rule_id for rule_id in ids if rule_id not in ignored]
+    return [rule_id for rule_id in ids if rule_id in used - ignored]

@@ -64,7 +64,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "pairs.pairs": ("first", "build", "second"),
     "pairs.collisions": ("files",),
     "systems.systems": ("id",),
-    "packages.driver": ("family", "origin", "module", "from", "streams", "names", "suffix"),
+    "packages.driver": ("family", "origin", "module", "from", "streams", "names", "signed", "suffix"),
     "packages.hold": ("family",),
     "packages.fabric_manager": ("family", "origin", "from"),
     "packages.fabric_extra": ("component", "to"),

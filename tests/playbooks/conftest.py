@@ -73,10 +73,14 @@ class Machine:
         return [str(program), "-i", inventory, "-e", json.dumps(settings), *options, playbook]
 
     def provision(self, request: dict[str, Any], *options: str, **variables: Any) -> Run:
-        """Provision this machine, under a closed umask as careful admins have it, and return how it went."""
+        """Provision this machine and return how it went."""
+        return self.run(self.command(request, options, variables))
+
+    def run(self, command: Sequence[str]) -> Run:
+        """Run a command, under a closed umask as careful admins have it, and return how it went."""
         done = subprocess.run(
-            self.command(request, options, variables),
-            env=self.environment(),
+            command,
+            env=self.environment() | {"PWD": str(self.base.parent)},  # as a shell says where it is
             cwd=self.base.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

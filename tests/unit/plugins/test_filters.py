@@ -97,6 +97,22 @@ def test_one_driver_branch_for_all_hosts_where_it_is_asked_for() -> None:
     assert none["new"]["conflicts"][0]["id"] == "mixed_gpus_no_common_driver"
 
 
+def test_mistakes_in_requests_declarations_and_the_labs_rows_are_listed_together() -> None:
+    lab = """
+    hosts: [gpu01, gpu02]
+    hostvars:
+      gpu01: &host {gpu_stack: {profil: gpu}, gpu_host: {arhc: x86_64}}
+      gpu02: *host
+    """
+    lines = template("hosts | gpu_compat_check(hostvars)", lab)
+    assert lines[0].startswith("gpu01, gpu02: gpu_stack.profil: unknown key")
+    assert lines[-1].startswith("gpu01, gpu02: gpu_host.arhc: unknown key; did you mean 'arch'?")
+    lines = template(
+        "hosts | gpu_compat_check(hostvars)", lab.replace("{gpu_s", "{gpulab_compat_overlay: {gpu: {}}, gpu_s")
+    )
+    assert lines[-1].startswith("gpulab_compat_overlay.gpu: unknown")
+
+
 def test_rows_of_the_lab_lie_over_the_tables_and_mistakes_in_them_are_told() -> None:
     lab = """
     hosts: [gpu01]
