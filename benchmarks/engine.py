@@ -32,7 +32,7 @@ SIMPLE = "gtx-1080-ti-ubuntu2404"
 IMPORTS = "import yaml, packaging.version, resolvelib"
 #: A GPU without a row of its own: it is found by name among the devices of all chips.
 BY_CHIP = "RTX 4070 Ti SUPER"
-COLD_RUNS, WARM_RUNS = 7, 50
+COLD_RUNS, WARM_RUNS, MEASURED_AGAIN = 7, 50, 4
 MOST_SECONDS = 2.0
 FLEET, FEW, DISTINCT = 10_000, 100, 60
 COLD_BUDGET, WARM_BUDGET, FLEET_BUDGET, MEMORY_BUDGET = 0.6, 0.030, 3.0, 300.0
@@ -86,20 +86,22 @@ def warm() -> dict[str, Any]:
 
     asked = {name: (row["request"], row["host"], read_host(row["host"])) for name, row in questions().items()}
     first = {name: _median(partial(plan, ask[0], ask[2]), 7) for name, ask in asked.items()}
-    hardest = max(first, key=lambda name: first[name])
+    # A pause of the machine makes any of them look hard, so those that look hardest are measured once more.
+    hard = sorted(first, key=lambda name: first[name], reverse=True)[:MEASURED_AGAIN]
     figures = {}
-    for name in (SIMPLE, hardest):
+    for name in dict.fromkeys((SIMPLE, *hard)):
         request, said, host = asked[name]
         figures[name] = {
             "plan": _median(partial(plan, request, host), WARM_RUNS),
             "read": _median(partial(read_host, said), WARM_RUNS),
         }
+    hardest = max(hard, key=lambda name: figures[name]["plan"])
     by_chip = _median(partial(read_host, {"gpus": [BY_CHIP]}), WARM_RUNS)
     return {
         "situations": len(first),
         "hardest": hardest,
         "of_all": sorted(first.values()),
-        "figures": figures,
+        "figures": {name: figures[name] for name in (SIMPLE, hardest)},
         "by_chip": by_chip,
     }
 

@@ -139,7 +139,10 @@ def _tables(arguments: argparse.Namespace) -> Any:
     from gpu_compat.questions import load
 
     try:
-        return with_overlay(read_overlay(load(arguments.overlay), "overlay"))
+        content = load(arguments.overlay)
+        if isinstance(content, dict) and list(content) == ["gpulab_compat_overlay"]:
+            content = content["gpulab_compat_overlay"]  # as an inventory has it
+        return with_overlay(read_overlay(content, "overlay"))
     except CompatError as error:
         named = [Mistake(f"{arguments.overlay}: {mistake.path}", mistake.message) for mistake in error.mistakes]
         raise CompatError(named) from error

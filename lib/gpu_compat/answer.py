@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpu_compat.drivers import SUPPORTED, Driver, builds_for, is_known, kernel_flavour
+from gpu_compat.drivers import LIVING, Driver, builds_for, is_known, kernel_flavour
 from gpu_compat.hosts import Host
 from gpu_compat.problem import Candidate, Problem
 from gpu_compat.request import KERAS_BACKENDS
@@ -321,7 +321,7 @@ def driver_warnings(driver: Driver, host: Host, tables: Tables) -> list[str]:
     """Say what an admin should know of the driver."""
     found = []
     row = driver.row
-    if row["status"] not in (*SUPPORTED, "new_feature"):
+    if row["status"] not in LIVING:
         ended = f" since {row['end_of_life']}" if row.get("end_of_life") else ""
         why = (
             "it is installed and is to stay"
@@ -329,6 +329,8 @@ def driver_warnings(driver: Driver, host: Host, tables: Tables) -> list[str]:
             else "it is planned because no newer one fits all of the request"
         )
         found.append(f"driver branch {driver.branch} gets no fixes any more{ended}; {why}")
+    if host.driver and driver.version != host.driver:
+        found.append(f"driver {host.driver} is installed and would be replaced; driver: keep asks for it to stay")
     known = row["latest"] if row["branch"] == driver.branch else None
     if known and driver.version != known:
         if at_least(known, driver.version):

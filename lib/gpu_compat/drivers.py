@@ -15,6 +15,8 @@ from gpu_compat.versions import at_least, branch_of, is_specifier, matches, numb
 MODULES = ("open", "proprietary")
 ORIGINS = ("nvidia_repo", "distro", "runfile")
 SUPPORTED = ("lts", "production")
+#: Branches that still get fixes.
+LIVING = (*SUPPORTED, "new_feature")
 #: Flavours of Ubuntu's kernels for which it builds NVIDIA's modules. Source: names of linux-modules-nvidia-* (memory).
 _UBUNTU_FLAVOURS = ("generic", "lowlatency", "aws", "azure", "gcp", "oracle", "nvidia")
 #: Up to here no report is needed of a branch that the table does not name.
@@ -204,7 +206,7 @@ def _preference(driver: Driver, host: Host, tables: Tables) -> tuple[object, ...
     NVIDIA's repository comes before the distribution's archive, and the runfile last: it is not updated with the
     system.
     """
-    stays = driver.installed and driver.row["status"] in SUPPORTED
+    stays = driver.installed and driver.row["status"] in LIVING
     origin = ORIGINS.index(driver.origin) if driver.origin in ORIGINS else len(ORIGINS)
     flavour = 0 if driver.module == host.kernel_module else 1 + MODULES.index(driver.module)
     return (
@@ -228,7 +230,7 @@ def from_nvidia(driver: Driver, system: Row, tables: Tables) -> bool:
     ended, a repository holds the branches of the toolkits that it holds.
     """
     status, native = driver.row["status"], driver.row["cuda"]
-    if system.get("driver_guide") and status in (*SUPPORTED, "new_feature"):
+    if system.get("driver_guide") and status in LIVING:
         return True
     last = system.get("cuda_last")
     return at_least(native, system["cuda_first"]) and (last is None or numbers(native) <= numbers(last))
@@ -238,7 +240,7 @@ def builds_for(driver: Driver, kernel: str | None, tables: Tables) -> bool | Non
     """Tell whether a driver's module builds for a kernel: seen to build or to fail, None where nobody has reported."""
     if kernel is None or not driver.built_here():
         return True
-    ended = driver.row["status"] not in (*SUPPORTED, "new_feature")
+    ended = driver.row["status"] not in LIVING
     return _builds(driver.version, driver.branch, ended, driver.packaging, numbers(kernel)[:2], tables)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_compat.drivers import SUPPORTED, Driver
+from gpu_compat.drivers import LIVING, SUPPORTED, Driver
 from gpu_compat.problem import Candidate, Problem, Rule
 from gpu_compat.solver import Solution
 from gpu_compat.tables import Tables
@@ -83,7 +83,7 @@ def _driver_words(driver: Driver) -> str:
         return f"driver {driver.version} is installed and stays"
     stays = (
         "is installed, its branch is supported, and everything fits it"
-        if driver.installed and driver.row["status"] in SUPPORTED
+        if driver.installed and driver.row["status"] in LIVING
         else "is the best that fits"
     )
     return f"driver {driver.version} (branch {driver.branch}, {status}{until}) {stays}"

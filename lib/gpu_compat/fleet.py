@@ -64,7 +64,10 @@ def plan_fleet(
 
     found = answers()
     if uniform and not driver_as_it_is:
-        found = _one_branch(found, answers, tables)
+        hosts: dict[str, list[str]] = {}
+        for name, key in of_host.items():
+            hosts.setdefault(key, []).append(name)
+        found = _one_branch(found, answers, hosts, tables)
     return {name: found[key] for name, key in of_host.items()}
 
 
@@ -83,7 +86,9 @@ def host_key(host: Host) -> str:
     return repr((system, gpus, replace(host, system=None, gpus=None, warnings=())))
 
 
-def _one_branch(first: dict[str, Answer], answers: Any, tables: Tables) -> dict[str, Answer]:
+def _one_branch(
+    first: dict[str, Answer], answers: Any, hosts: Mapping[str, list[str]], tables: Tables
+) -> dict[str, Answer]:
     """Find the newest branch that every host can have; where there is none, say so at each host."""
     drivers = [answer["plan"]["driver"] for answer in first.values() if answer["plan"]]
     branches = {driver["branch"] for driver in drivers if driver}
@@ -98,11 +103,18 @@ def _one_branch(first: dict[str, Answer], answers: Any, tables: Tables) -> dict[
         trial: dict[str, Answer] = answers(row["branch"])
         if all(trial[key]["status"] == "planned" for key, answer in first.items() if answer["status"] == "planned"):
             return trial
+    wanting: dict[str, list[str]] = {}
+    for key, answer in first.items():
+        if answer["plan"] and answer["plan"]["driver"]:
+            wanting.setdefault(answer["plan"]["driver"]["branch"], []).extend(hosts[key])
+    told = [f"{branch} ({name_hosts(wanting[branch])})" for branch in sorted(wanting, key=numbers)]
     message = (
         "one driver branch is asked for on all hosts, but they would have "
-        f"{', '.join(sorted(branches, key=numbers))}, and no branch fits all of them"
+        f"{', '.join(told)}, and no branch fits all of them"
     )
-    conflict = entry("mixed_gpus_no_common_driver", message, ["host.gpus", "uniform"], "table drivers.branches")
+    conflict = entry(
+        "mixed_gpus_no_common_driver", message, ["host.gpus", "gpulab_uniform_driver"], "table drivers.branches"
+    )
     return {
         key: {**answer, "status": "conflict", "plan": None, "conflicts": [*answer["conflicts"], conflict]}
         for key, answer in first.items()

@@ -147,6 +147,10 @@ def _by_pci(vendor: str, device: str, tables: Tables) -> Gpu:
 
 def _by_name(text: str, tables: Tables) -> Gpu:
     found = gpu_names.find(text, tables)
+    if not found and re.search(r"\b(jetson|orin|xavier|tegra)\b", text, re.IGNORECASE):
+        return Gpu(name=text, unknown="a Jetson board has drivers and wheels of its own")
+    if not found and re.search(r"\b(mig|[1-7]g\.\d+gb)\b", text, re.IGNORECASE):
+        raise UnknownGpuError(f"'{text}' is a part of a GPU; write the GPU that it is a part of, as \"A100\"")
     if not found:
         raise UnknownGpuError(
             f"no GPU called '{text}' is in the tables of {tables.as_of}; "

@@ -113,6 +113,7 @@ def read_host(value: Any, tables: Tables | None = None) -> Host:
         secure_boot=read.get("secure_boot"),
         nvswitch=bool(read.get("nvswitch")),
         declared=True,
+        warnings=() if read.get("gpus") is not None else ("host.gpus is not given: planned as a host without a GPU",),
     )
 
 

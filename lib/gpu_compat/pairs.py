@@ -108,6 +108,9 @@ def _why_not(shown: str, other: str, row: Row, tables: Tables) -> str:
         told.append(f"the pins clash: {'; '.join(pins[-3:])}")
     if row.get("overwrite"):
         told.append(
-            f"{', '.join(row['overwrite'][-3:])} would overwrite its libraries with those of another CUDA major"
+            f"{', '.join(row['overwrite'][-3:])} as the package index gives them would overwrite its "
+            "libraries with those of another CUDA major"
         )
+    if row["second_build"] == "default":
+        told.append(f"other builds of {second} were not looked at, so they are not proven")
     return "; ".join(told)

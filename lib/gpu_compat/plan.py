@@ -88,9 +88,11 @@ class Planner:
         solution = solve(problem)
         unavailable: list[dict[str, str]] = []
         if solution is None:
-            problem = self.problem(self._places(optional=False))
-            if not possible(problem):
-                found = self._conflicts(problem, self._places(optional=False))
+            required = self._places(optional=False)
+            if len(required) < len(self.places):
+                problem = self.problem(required)
+            if len(required) == len(self.places) or not possible(problem):
+                found = self._conflicts(problem, required)
                 changes = remedies(found, self.request, problem, self._trial, self.profile.gpu)
                 return self._answer(None, [conflict for conflict, _ in found], changes)
             unavailable = self._leave_out()
@@ -137,7 +139,7 @@ class Planner:
                     DRIVER,
                     "mixed_gpus_no_common_driver",
                     lambda driver: driver.branch == self.driver_branch,
-                    "uniform",
+                    "gpulab_uniform_driver",
                     text=f"one driver branch is asked for on all hosts, and all can have {self.driver_branch}",
                 )
             add_toolkits(problem, self.host, self.request, self.tables)
@@ -151,13 +153,11 @@ class Planner:
         """Find conflicts of the host first, then of each of some environments on it, with the members they rest on."""
         shared = [name for name in problem.candidates if not name.startswith("env[")]
         host = problem.part(shared)
-        found = [] if possible(host) else conflicts.find(host)
+        found = conflicts.find(host)
         # What stands between the host and its request is not told again with each environment.
         known = [members for _, members in found]
         for place in places:
-            part = problem.part([*shared, *place.packages()])
-            if not possible(part):
-                found += conflicts.find(part, known)
+            found += conflicts.find(problem.part([*shared, *place.packages()]), known)
         # Environments that are possible each by itself can still want different toolkits of one host.
         return found or conflicts.find(problem)
 

@@ -68,6 +68,12 @@ def _larger(
         for member in sorted(members)
         if member.startswith("request.cuda_toolkits[")
     ]
+    wanting = {member.partition("]")[0] + "]" for member in members if member.startswith("request.environments[")}
+    if len(wanting) == 1 and len(request["environments"]) > 1:
+        (environment,) = wanting
+        name = request["environments"][int(environment.partition("[")[2].rstrip("]"))]["name"]
+        says = f"the rest of the request; environment {name} is left out until it is possible"
+        changes.append({"change": {f"{environment}.optional": True}, "gives": says})
     if conflict["id"] == "environment_pins":
         place = next(
             int(member[len("request.environments[") :].partition("]")[0])

@@ -27,7 +27,9 @@ def answer_text(answer: Mapping[str, Any], name: str = "") -> str:
     if answer["alternatives"]:
         lines += [
             "",
-            "what would make it possible",
+            "what would make it possible"
+            if len(answer["conflicts"]) < 2
+            else "each of these ends one of the conflicts",
             *(_bullet(change_text(change)) for change in answer["alternatives"]),
         ]
     if answer["warnings"]:
@@ -65,7 +67,8 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     driver = plan["driver"]
     if driver:
         module = f", {driver['kernel_module']} kernel module" if driver["kernel_module"] else ""
-        rows.append(("driver", f"{driver['version']}{module}, from {driver['source']}{_list(driver['packages'])}"))
+        packages = [*driver["packages"], *([f"module stream {stream}"] if (stream := driver["module_stream"]) else [])]
+        rows.append(("driver", f"{driver['version']}{module}, from {driver['source']}{_list(packages)}"))
     if plan["cuda_compat_package"]:
         rows.append(("compatibility", plan["cuda_compat_package"]))
     if plan["fabric_manager"]:

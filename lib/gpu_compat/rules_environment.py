@@ -13,7 +13,7 @@ from gpu_compat.pairs import pair_of
 from gpu_compat.problem import Problem, Rule
 from gpu_compat.rules_host import DRIVER, cudnn_for_gpu, cudnn_reach, offers_cuda
 from gpu_compat.tables import Row, Tables
-from gpu_compat.toolkits import Cudnn, cudnns
+from gpu_compat.toolkits import Cudnn, capability_range, cudnns
 from gpu_compat.versions import at_least, begins_with, matches, minor, numbers, span
 from gpu_compat.wheels import CPU, Build, builds, label, native_driver
 
@@ -236,7 +236,7 @@ class Environment:
             self.problem.rule(
                 package,
                 "gpu_arch_vs_cudnn",
-                lambda build: build.cudnn not in pinned or _served(pinned[build.cudnn], gpu, self.tables),
+                lambda build: _bundled_serves(build, pinned, gpu, self.tables),
                 member,
                 text=lambda: f"{cudnn_reach(gpu, self.tables)}, and these wheels bring another",
                 source="table cudnn.ranges: NVIDIA cuDNN support matrices",
@@ -470,7 +470,7 @@ class Environment:
         if not with_cuda:
             return f"the wheels of {shown} hold no CUDA"
         return (
-            f"{shown} has CUDA builds from {with_cuda[-1].version} ({with_cuda[-1].wheel}) to "
+            f"the tables know CUDA builds of {shown} from {with_cuda[-1].version} ({with_cuda[-1].wheel}) to "
             f"{with_cuda[0].version} ({with_cuda[0].wheel})"
         )
 
@@ -510,10 +510,17 @@ def _versions(tables: Tables) -> frozenset[str]:
     return frozenset(cudnn.version for cudnn in cudnns(tables))
 
 
-def _served(cudnn: Cudnn, gpu: Gpu, tables: Tables) -> bool:
-    """A cuDNN inside a wheel serves a GPU; where nobody verified that (8.6 to 8.8 on Kepler), the wheel's own kernels
-    count."""
-    return cudnn.row.get("capability_min") is None or cudnn.serves(gpu, tables)
+def _bundled_serves(build: Build, pinned: Mapping[str, Cudnn], gpu: Gpu, tables: Tables) -> bool:
+    """Tell whether the cuDNN inside a wheel serves a GPU; where nobody verified that (8.6 to 8.8 on Kepler), the
+    wheel's own kernels count."""
+    if build.cudnn is None or not build.cudnn[:1].isdigit():
+        return True
+    cudnn = pinned.get(build.cudnn)
+    if cudnn:
+        return cudnn.row.get("capability_min") is None or cudnn.serves(gpu, tables)
+    # Of older ones the tables have the ranges alone.
+    _, highest = capability_range(build.cudnn, tables)
+    return highest is None or numbers(gpu.capability) <= numbers(highest)
 
 
 def _reach_source(name: str, gpu: Gpu, tables: Tables) -> str:

@@ -308,6 +308,8 @@ def _toolkit_laws(problem: Problem, toolkit: Toolkit | None, wish: str, tables: 
                 "driver_vs_cuda",
                 ("native", toolkit.series),
                 lambda driver: at_least(driver.native_cuda(), toolkit.series),
+                text="auto takes no toolkit newer than the driver knows by itself; one named in cuda_toolkits may be "
+                "newer",
             )
         )
     return laws

@@ -166,7 +166,7 @@ def _print_differences(differences: Sequence[Difference], needs: Sequence[str]) 
     for need in needs:
         print(f"needs a person: {need}")
     counts = [f"{number} {kind}" for kind in KINDS if (number := sum(diff.kind == kind for diff in differences))]
-    print(", ".join(counts) or "the tables say what the sources say")
+    print(", ".join(counts) or "the tables say what the sources that answered say")
 
 
 def _what(diff: Difference) -> str:

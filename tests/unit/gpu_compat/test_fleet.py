@@ -71,4 +71,4 @@ def test_where_no_branch_fits_all_nobodys_wish_is_overridden(driver: str, instal
     answers = branches(driver, installed=installed)
     assert {name: answer["status"] for name, answer in answers.items()} == dict.fromkeys(answers, "conflict")
     assert answers["own"]["conflicts"][0]["id"] == "mixed_gpus_no_common_driver"
-    assert "580, 595" in answers["own"]["conflicts"][0]["message"]
+    assert "580 (old), 595 (own)" in answers["own"]["conflicts"][0]["message"]

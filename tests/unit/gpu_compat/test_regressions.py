@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_compat import host_from_facts, plan
+from gpu_compat import CompatError, host_from_facts, plan
 from gpu_compat.__main__ import main
 from gpu_compat.render import answer_text
 from gpu_compat.tables import shipped
@@ -781,3 +782,70 @@ def test_the_tables_that_these_tests_rest_on_are_the_shipped_ones() -> None:
     rows = {row["id"]: row for row in shipped().rows("systems.systems")}
     assert (rows["ubuntu2404"]["kernel"], rows["ubuntu2404"]["kernel_hwe"]) == ("6.8", "6.17")
     assert [row["package"] for row in shipped().rows("cuda.forward_compatibility")] == ["cuda-compat-13-0"]
+
+
+# --- what a newcomer stumbled over -------------------------------------------------------------------------------
+
+
+def test_an_installed_driver_of_a_branch_with_new_features_stays() -> None:
+    answer = planned({**UBUNTU, "gpus": ["RTX 4090"], "driver": "620.70.06", "kernel_module": "open"})
+    assert answer["plan"]["driver"]["version"] == "620.70.06"
+    assert not any("replaced" in text for text in answer["warnings"])
+
+
+@pytest.mark.parametrize("installed", ["550.54.14", "470.256.02", "999.1"])
+def test_that_an_installed_driver_is_to_be_replaced_is_said(installed: str) -> None:
+    answer = planned({**UBUNTU, "gpus": ["RTX 4090"], "driver": installed})
+    assert answer["plan"]["driver"]["version"] != installed
+    assert (
+        f"driver {installed} is installed and would be replaced; driver: keep asks for it to stay" in answer["warnings"]
+    )
+
+
+def test_the_module_stream_is_told() -> None:
+    text = answer_text(planned({"os": "rhel9", "gpus": ["V100"]}))
+    assert "module stream nvidia-driver:580-dkms" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("cuda", ["cu116", "cu117"])
+def test_the_cudnn_of_old_wheels_is_judged_too(cuda: str) -> None:
+    wish = {"environments": [{"name": "t", "frameworks": {"pytorch": {"version": "==1.13.1", "cuda": cuda}}}]}
+    assert [row["id"] for row in conflicts({**UBUNTU, "gpus": ["RTX 4090"]}, wish)] == ["gpu_arch_vs_cudnn"]
+    planned({**UBUNTU, "gpus": ["RTX 3090"]}, wish)
+
+
+def test_an_environment_that_cannot_be_may_be_made_optional() -> None:
+    wish = {"environments": [TORCH, {"name": "tf", "frameworks": {"tensorflow": "newest"}}]}
+    host = {**UBUNTU, "gpus": ["RTX 5090"]}
+    changes = [row["change"] for row in ask(host, wish)["alternatives"]]
+    assert {"request.environments[1].optional": True} in changes
+    wish["environments"][1]["optional"] = True
+    assert [row["name"] for row in planned(host, wish)["plan"]["unavailable_environments"]] == ["tf"]
+    alone = ask(host, {"environments": wish["environments"][1:]})
+    assert alone["status"] == "planned" or not any("optional" in str(row["change"]) for row in alone["alternatives"])
+
+
+def test_why_auto_finds_no_toolkit_is_said() -> None:
+    answer = planned({"os": "ubuntu2204", "gpus": ["K80"]})
+    assert any("one named in cuda_toolkits may be newer" in text for text in answer["warnings"])
+    assert planned({"os": "ubuntu2204", "gpus": ["K80"]}, {"cuda_toolkits": ["11.8"]})["plan"]["cuda_toolkits"]
+
+
+def test_gpus_that_are_not_given_are_said_to_be_missing() -> None:
+    assert any("host.gpus is not given" in text for text in planned({"os": "ubuntu2404"})["warnings"])
+    assert not any("host.gpus" in text for text in planned({"os": "ubuntu2404", "gpus": []})["warnings"])
+
+
+def test_boards_and_parts_of_gpus_are_named_as_such() -> None:
+    assert "Jetson" in conflicts({"gpus": ["Jetson AGX Orin"]}, {})[0]["message"]
+    with pytest.raises(CompatError, match="is a part of a GPU"):
+        ask({"gpus": ["MIG 1g.10gb"]})
+
+
+def test_an_overlay_file_may_be_written_as_in_an_inventory(asked: Asked, tmp_path: Path) -> None:
+    card = {"name": "Our Card", "pci": ["10de:ffff"], "architecture": "Ada", "compute_capability": "8.9"}
+    rows = {"gpus": {"products": [{**card, "class": "workstation", "source": ["lab"]}]}}
+    (tmp_path / "own.yml").write_text(json.dumps({"gpulab_compat_overlay": rows}))
+    status, out, _ = asked("host: {gpus: [Our Card]}", ("plan", "-", "--overlay", str(tmp_path / "own.yml")))
+    assert status == 0
+    assert "Our Card" in out
