@@ -30,6 +30,10 @@ except ImportError:  # pragma: no cover - depends on the version of Ansible
     Origin = None
 
 
+#: Variables of a run that are true or false.
+SWITCHES = ("gpulab_uniform_driver", "gpulab_go_on_without_unplannable", "plan_ask_hosts")
+
+
 def _native(value: Any) -> Any:
     """Turn Ansible's tagged and lazy values into plain ones, once, at the edge."""
     return transform_to_native_types(value, redact=False)
@@ -74,8 +78,10 @@ def check(hosts: Any, hostvars: Any) -> list[str]:
     """See gpu_compat_check.yml."""
     raw = {str(host): hostvars[host].get("gpu_stack") for host in hosts}
     found = gpu_compat.check_requests(_native(raw), {host: _origins(value) for host, value in raw.items()})
-    # One overlay holds for a run: that of the first host, in whose name all are planned.
-    overlay = next((hostvars[host].get("gpulab_compat_overlay") for host in hosts), None)
+    # What holds for a whole run is that of the first host, in whose name all are planned.
+    first = next((hostvars[host] for host in hosts), {})
+    found += fleet.check_switches(_native({name: first.get(name) for name in SWITCHES}))
+    overlay = first.get("gpulab_compat_overlay")
     try:
         tables = _tables(overlay)
     except gpu_compat.CompatError as error:

@@ -149,6 +149,16 @@ def check_declarations(
     return _check(declared, origins or {}, judge)
 
 
+def check_switches(values: Mapping[str, Any]) -> list[str]:
+    """Check variables that are true or false, by name; words count, as on a command line everything is a word."""
+    words = ("true", "false", "yes", "no", "on", "off", "1", "0")
+    return [
+        f"{name}: must be true or false, but is '{value}'"
+        for name, value in values.items()
+        if value is not None and str(value).lower() not in words
+    ]
+
+
 def _check(
     values: Mapping[str, Any], origins: Mapping[str, Origins], judge: Callable[[Any], list[tuple[str, str]]]
 ) -> list[str]:

@@ -107,15 +107,28 @@ class Environment:
             )
 
     def _pythons(self) -> list[str]:
-        """Return Python versions: what the environment was built with, the host's own, the system's, then the
-        newest."""
+        """Return Python versions: what the environment was built with, the host's own, the system's, then the newest.
+
+        Of the host's own those come first for which the newest releases have wheels: a system's old Python beside a
+        newer one would hold everything back.
+        """
         every = [f"3.{second}" for second in range(_NEWEST_PYTHON, _OLDEST_PYTHON - 1, -1)]
         before = dict(self.host.built_with).get(self.place.wish["name"])
         # conda brings its own interpreter, so the host's do not count there.
         own = [interpreter.version for interpreter in self.host.pythons or () if self.place.wish["manager"] != "conda"]
+        own.sort(key=lambda version: not self._newest_has(version))
         usual = [self.host.system["python"]] if self.host.system and self.host.pythons is None else []
         first = [version for version in (before, *own) if version and (version in own)]
         return list(dict.fromkeys([*first, *[version for version in usual if version in every], *every]))
+
+    def _newest_has(self, python: str) -> bool:
+        """Tell whether the newest release of each framework that is wished for has wheels for a Python."""
+        for name in self.place.frameworks():
+            wish = self.place.wish["frameworks"][name]
+            newest = next((build for build in builds(name, self.tables) if _is_wanted(build, wish)), None)
+            if newest and python not in (newest.on(self.host.machine) or newest.on("x86_64")):
+                return False
+        return True
 
     # --- frameworks --------------------------------------------------------------------------------------------
 

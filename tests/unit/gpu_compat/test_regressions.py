@@ -849,3 +849,18 @@ def test_an_overlay_file_may_be_written_as_in_an_inventory(asked: Asked, tmp_pat
     status, out, _ = asked("host: {gpus: [Our Card]}", ("plan", "-", "--overlay", str(tmp_path / "own.yml")))
     assert status == 0
     assert "Our Card" in out
+
+
+@pytest.mark.parametrize(
+    ("pythons", "wish", "chosen"),
+    [
+        (["3.9", "3.12"], "newest", "3.12"),
+        (["3.12", "3.13"], "newest", "3.12"),
+        (["3.9", "3.12"], "==2.0.1", "3.9"),
+        (["3.9"], "newest", "3.9"),
+    ],
+)
+def test_an_old_python_of_the_system_holds_nothing_back(pythons: list[str], wish: str, chosen: str) -> None:
+    host = {"os": "rocky9", "gpus": ["A100 PCIe 40GB"], "python": pythons}
+    answer = planned(host, {"environments": [{"name": "t", "frameworks": {"pytorch": wish}}]})
+    assert answer["plan"]["environments"][0]["python"] == chosen

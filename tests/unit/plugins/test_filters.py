@@ -111,6 +111,10 @@ def test_mistakes_in_requests_declarations_and_the_labs_rows_are_listed_together
         "hosts | gpu_compat_check(hostvars)", lab.replace("{gpu_s", "{gpulab_compat_overlay: {gpu: {}}, gpu_s")
     )
     assert lines[-1].startswith("gpulab_compat_overlay.gpu: unknown")
+    lines = template("hosts | gpu_compat_check(hostvars)", lab.replace("{gpu_s", "{gpulab_uniform_driver: Ture, gpu_s"))
+    assert "gpulab_uniform_driver: must be true or false, but is 'Ture'" in lines
+    lines = template("hosts | gpu_compat_check(hostvars)", lab.replace("{gpu_s", '{gpulab_uniform_driver: "no", gpu_s'))
+    assert not any("must be true" in line for line in lines)
 
 
 def test_rows_of_the_lab_lie_over_the_tables_and_mistakes_in_them_are_told() -> None:
