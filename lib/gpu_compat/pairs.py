@@ -37,31 +37,32 @@ class Pair:
     x86_only: bool = False
 
 
-def pair_of(build: Build, other: str, machine: str, tables: Tables) -> Pair | None:
-    """Return what ``build`` demands of the framework ``other``, None where it demands nothing."""
+def pairs_of(build: Build, other: str, machine: str, tables: Tables) -> list[Pair]:
+    """Return what ``build`` demands of the framework ``other``: nothing, what its pins say, and on another machine than
+    the one that they were looked at on, that it is not there."""
     if "keras" in (build.framework, other) or _FIRST.index(build.framework) > _FIRST.index(other):
-        return None  # Keras is ruled by its backends; a demand is stated once, by the first of the two
+        return []  # Keras is ruled by its backends; a demand is stated once, by the first of the two
     rows = [row for row in tables.rows("pairs.pairs") if row["second"] == other and _is_first(row, build)]
     if build.cuda is None:
-        return _without_cuda(build, other, rows, tables)
+        without = _without_cuda(build, other, rows, tables)
+        return [without] if without else []
     row = next((row for row in rows if row["build"] == build.wheel), None)
     shown = f"{label(build.framework, tables)} {build.version} ({build.wheel})"
-    if row is not None and machine != "x86_64":
-        text = f"{shown} beside {label(other, tables)} was looked at on x86_64 only, so on {machine} it is not proven"
-        key = (build.version, build.wheel, other, machine)
-        return Pair(key, lambda found: found.cuda is None, text, tables.source("pairs", row), x86_only=True)
+    key = (build.version, build.wheel, other)
     if row is None:
         text = f"{shown} beside {label(other, tables)} was not looked at, so it is not proven"
-        return Pair(
-            (build.version, build.wheel, other), lambda found: found.cuda is None, text, "table pairs.pairs has no row"
-        )
-    works = tuple(row.get("works") or ())
-    return Pair(
-        (build.version, build.wheel, other),
+        return [Pair(key, lambda found: found.cuda is None, text, "table pairs.pairs has no row")]
+    works, source = tuple(row.get("works") or ()), tables.source("pairs", row)
+    pins = Pair(
+        key,
         lambda found: found.cuda is None or _works(found, works, row),
         _why_not(shown, other, row, tables),
-        tables.source("pairs", row),
+        source,
     )
+    if machine == "x86_64":
+        return [pins]
+    text = f"{shown} beside {label(other, tables)} was looked at on x86_64 only, so on {machine} it is not proven"
+    return [pins, Pair((*key, machine), lambda found: found.cuda is None, text, source, x86_only=True)]
 
 
 def _is_first(row: Row, build: Build) -> bool:

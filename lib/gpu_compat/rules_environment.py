@@ -9,7 +9,7 @@ from typing import Any
 
 from gpu_compat.gpus import Gpu
 from gpu_compat.hosts import Host
-from gpu_compat.pairs import pair_of
+from gpu_compat.pairs import pairs_of
 from gpu_compat.problem import Problem, Rule
 from gpu_compat.rules_host import DRIVER, cudnn_for_gpu, cudnn_reach, offers_cuda
 from gpu_compat.tables import Row, Tables
@@ -436,9 +436,6 @@ class Environment:
 
     def _pair_laws(self, build: Build, other: str) -> list[Rule]:
         """What the pins in the wheels' metadata say of two frameworks in one environment."""
-        pair = pair_of(build, other, self.host.machine, self.tables)
-        if pair is None:
-            return []
         return [
             self._law(
                 other,
@@ -449,6 +446,7 @@ class Environment:
                 text=pair.text,
                 source=pair.source,
             )
+            for pair in pairs_of(build, other, self.host.machine, self.tables)
         ]
 
     # --- cuDNN -------------------------------------------------------------------------------------------------

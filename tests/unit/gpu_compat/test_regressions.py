@@ -864,3 +864,11 @@ def test_an_old_python_of_the_system_holds_nothing_back(pythons: list[str], wish
     host = {"os": "rocky9", "gpus": ["A100 PCIe 40GB"], "python": pythons}
     answer = planned(host, {"environments": [{"name": "t", "frameworks": {"pytorch": wish}}]})
     assert answer["plan"]["environments"][0]["python"] == chosen
+
+
+def test_pins_that_clash_are_named_beside_what_another_machine_lacks() -> None:
+    both = {"name": "both", "frameworks": {"pytorch": "newest", "tensorflow": ">=2.21"}}
+    host = {"gpus": ["A100 PCIe 40GB"], "arch": "aarch64"}
+    found = conflicts(host, {"environments": [both]})
+    assert {row["id"] for row in found} == {"arch_vs_wheel", "environment_pins"}
+    assert [row["id"] for row in conflicts({"gpus": host["gpus"]}, {"environments": [both]})] == ["environment_pins"]
