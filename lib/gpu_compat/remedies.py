@@ -15,6 +15,8 @@ from gpu_compat.wheels import Build
 #: States the problem of the same host with another request, None where that cannot be.
 Trial = Callable[[Mapping[str, Any]], Problem | None]
 Change = dict[str, Any]
+#: How the members of environments begin, before the number.
+_ENVIRONMENT = "request.environments["
 
 
 def remedies(
@@ -68,18 +70,14 @@ def _larger(
         for member in sorted(members)
         if member.startswith("request.cuda_toolkits[")
     ]
-    wanting = {member.partition("]")[0] + "]" for member in members if member.startswith("request.environments[")}
-    if len(wanting) == 1 and len(request["environments"]) > 1:
-        (environment,) = wanting
-        name = request["environments"][int(environment.partition("[")[2].rstrip("]"))]["name"]
+    of_environments = sorted(member for member in members if member.startswith(_ENVIRONMENT))
+    places = list(dict.fromkeys(int(member.removeprefix(_ENVIRONMENT).partition("]")[0]) for member in of_environments))
+    if len(places) == 1 and len(request["environments"]) > 1:
+        name = request["environments"][places[0]]["name"]
         says = f"the rest of the request; environment {name} is left out until it is possible"
-        changes.append({"change": {f"{environment}.optional": True}, "gives": says})
+        changes.append({"change": {f"{_ENVIRONMENT}{places[0]}].optional": True}, "gives": says})
     if conflict["id"] == "environment_pins":
-        place = next(
-            int(member[len("request.environments[") :].partition("]")[0])
-            for member in sorted(members)
-            if "environments[" in member
-        )
+        place = places[0]
         split = split_environment(request["environments"][place])
         if len(split) > 1:
             names = " and ".join(wish["name"] for wish in split)
@@ -133,13 +131,13 @@ def _change(member: str, solution: Solution, request: Mapping[str, Any]) -> Chan
             if versions
             else {"change": {member: "none"}, "gives": "no system cuDNN; wheels bring their own"}
         )
-    if member.startswith("request.environments["):
+    if member.startswith(_ENVIRONMENT):
         return _environment_change(member, solution, request)
     return None
 
 
 def _environment_change(member: str, solution: Solution, request: Mapping[str, Any]) -> dict[str, Any] | None:
-    place, _, name = member[len("request.environments[") :].partition("].")
+    place, _, name = member.removeprefix(_ENVIRONMENT).partition("].")
     if name == "python":
         version = solution[f"env[{place}].python"]
         return {"change": {member: version}, "gives": f"Python {version}"}

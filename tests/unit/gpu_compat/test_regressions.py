@@ -195,14 +195,23 @@ def test_an_optional_environment_gives_way_to_one_that_must_be() -> None:
 # --- input that is no question -----------------------------------------------------------------------------------
 
 
+def surroundings(**more: str) -> dict[str, str]:
+    """Return the variables for a process of its own: the library, and nothing of the caller's Python."""
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return plain | {"PYTHONPATH": str(LIB), "PYTHONDONTWRITEBYTECODE": "1"} | more
+
+
 def run(*words: str, said: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run the command in a process of its own."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    environment |= {"PYTHONPATH": str(LIB), "PYTHONDONTWRITEBYTECODE": "1"}
-    if "stdout" not in options:
-        options["stdout"] = subprocess.PIPE
+    whole = {"stdout": subprocess.PIPE, "env": surroundings(), **options}
     command = [sys.executable, "-m", "gpu_compat", *words]
-    return subprocess.run(command, input=said, stderr=subprocess.PIPE, env=environment, check=False, **options)
+    return subprocess.run(command, input=said, stderr=subprocess.PIPE, check=False, **whole)
+
+
+def run_line(line: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of shell that begins with the words behind the command's name."""
+    command = f"{sys.executable} -m gpu_compat {line}"
+    return subprocess.run(["sh", "-c", command], input=b"{}", capture_output=True, env=surroundings(), check=False)
 
 
 class Asked:
@@ -388,9 +397,7 @@ def test_nobody_reads_what_is_printed_and_nothing_is_said_of_it(words: list[str]
 
 
 def test_head_takes_one_byte_of_an_answer() -> None:
-    command = f"{sys.executable} -m gpu_compat plan - --json | head -c 1"
-    environment = {**os.environ, "PYTHONPATH": str(LIB), "PYTHONDONTWRITEBYTECODE": "1"}
-    ended = subprocess.run(["sh", "-c", command], input=b"{}", capture_output=True, env=environment, check=False)
+    ended = run_line("plan - --json | head -c 1")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"{", b"")
 
 
@@ -403,17 +410,13 @@ def test_a_full_disk_is_said() -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-"])
 def test_a_closed_stream_is_no_traceback(closed: str) -> None:
-    command = f"{sys.executable} -m gpu_compat plan - {closed}"
-    environment = {**os.environ, "PYTHONPATH": str(LIB), "PYTHONDONTWRITEBYTECODE": "1"}
-    ended = subprocess.run(["sh", "-c", command], input=b"{}", capture_output=True, env=environment, check=False)
+    ended = run_line(f"plan - {closed}")
     assert b"Traceback" not in ended.stderr
 
 
 def test_a_letter_that_the_terminal_lacks_is_no_traceback() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(LIB), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "gpu_compat", "plan", "-"]
     said = "host: {os: {distribution: Ubüntu, version: '1'}, gpus: [L4]}".encode()
-    ended = subprocess.run(command, input=said, capture_output=True, env=environment, check=False)
+    ended = run("plan", "-", said=said, env=surroundings(PYTHONIOENCODING="ascii"))
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert b"Ub?ntu" in ended.stdout
 
