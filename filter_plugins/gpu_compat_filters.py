@@ -92,12 +92,17 @@ def check(hosts: Any, hostvars: Any) -> list[str]:
     return [*found, *fleet.check_declarations(_native(declared), origins, tables)]
 
 
-def plan(request: Any, facts: Any, overlay: Any = None, driver_as_it_is: bool = False) -> dict[str, Any]:
+def plan(
+    request: Any,
+    facts: Any,
+    overlay: Any = None,
+    driver_as_it_is: bool = False,
+    container_is_host: bool = False,
+) -> dict[str, Any]:
     """See gpu_compat_plan.yml."""
     tables = _tables(overlay)
-    return gpu_compat.plan(
-        _native(request), host_from_facts(_native(facts), tables), tables, driver_as_it_is=driver_as_it_is
-    )
+    host = host_from_facts(_native(facts), tables, container_is_host=container_is_host)
+    return gpu_compat.plan(_native(request), host, tables, driver_as_it_is=driver_as_it_is)
 
 
 def plan_fleet(
@@ -107,6 +112,7 @@ def plan_fleet(
     overlay: Any = None,
     uniform: bool = False,
     driver_as_it_is: bool = False,
+    container_is_host: bool | None = None,
 ) -> dict[str, Any]:
     """See gpu_compat_fleet.yml."""
     tables = _tables(overlay)
@@ -119,7 +125,9 @@ def plan_fleet(
         declared = variables.get("gpu_host")
         if facts:
             known[name] = "asked"
-            wishes[name] = (_native(variables.get("gpu_stack")), host_from_facts(_native(facts), tables))
+            own_kernel = _owns_kernel(variables) if container_is_host is None else container_is_host
+            host = host_from_facts(_native(facts), tables, container_is_host=own_kernel)
+            wishes[name] = (_native(variables.get("gpu_stack")), host)
         elif declared is not None:
             known[name] = "declared"
             wishes[name] = (_native(variables.get("gpu_stack")), _declared(name, declared, tables))
@@ -133,6 +141,11 @@ def plan_fleet(
         if known.get(name) == "declared" and (unanswered or {}).get(name):
             found[name]["warnings"] = [f"the host could not be asked: {unanswered[name]}", *answer["warnings"]]
     return found
+
+
+def _owns_kernel(variables: Any) -> bool:
+    """Tell whether a host's inventory says that the kernel module is its own business, container or not."""
+    return str(variables.get("nvidia_driver_manage_kernel_module", "")).lower() in ("true", "yes")
 
 
 def _declared(name: str, declared: Any, tables: Tables) -> Host:
@@ -174,9 +187,47 @@ def _overlaid(text_of_overlay: str) -> Tables:
         raise gpu_compat.CompatError(named) from error
 
 
-def change(planned: Any, facts: Any, rebuild: Any = ()) -> dict[str, Any]:
+def change(planned: Any, facts: Any, rebuild: Any = (), driver_settings: Any = None) -> dict[str, Any]:
     """See gpu_compat_change.yml."""
-    return gpu_compat.change(_native(planned), _native(facts), _native(rebuild))
+    return gpu_compat.change(_native(planned), _native(facts), _native(rebuild), _driver_settings(driver_settings))
+
+
+def _driver_settings(variables: Any) -> dict[str, Any]:
+    """Choose the variables of the role nvidia_driver that differ from its defaults, from all variables of a host.
+
+    So a role that sees its own defaults and a play that does not come to the same.
+    """
+    defaults = _role_defaults()
+    names = [str(name) for name in variables or () if name.startswith("nvidia_driver_")]
+    chosen = {name: _native(variables[name]) for name in sorted(names)}
+    return {name: value for name, value in chosen.items() if name not in defaults or value != defaults[name]}
+
+
+@cache
+def _role_defaults() -> dict[str, Any]:
+    import yaml  # Ansible has loaded it already
+
+    path = Path(__file__).resolve().parent.parent / "roles" / "nvidia_driver" / "defaults" / "main.yml"
+    return dict(yaml.safe_load(path.read_text()))
+
+
+def doctor(planned: Any, facts: Any, change: Any = None, driver_settings: Any = None) -> list[dict[str, Any]]:
+    """See gpu_compat_doctor.yml."""
+    plain = _native(planned)
+    conflicts: list[Any] = []
+    if plain and "status" in plain:
+        plain, conflicts = plain["plan"], plain["conflicts"]
+    return gpu_compat.examine(plain, _native(facts), _native(change), _driver_settings(driver_settings), conflicts)
+
+
+def doctor_text(findings_by_host: Any) -> str:
+    """See gpu_compat_doctor_text.yml."""
+    return gpu_compat.doctor_text(_native(findings_by_host))
+
+
+def removal(facts: Any, overlay: Any = None) -> dict[str, Any]:
+    """See gpu_compat_removal.yml."""
+    return gpu_compat.removal(_native(facts), _tables(overlay))
 
 
 def provided(planned: Any, facts: Any, unavailable: Any = ()) -> dict[str, Any]:
@@ -203,6 +254,9 @@ class FilterModule:
             "gpu_compat_text": _explained(text),
             "gpu_compat_refusals": _explained(refusals),
             "gpu_compat_change": _explained(change),
+            "gpu_compat_doctor": _explained(doctor),
+            "gpu_compat_doctor_text": _explained(doctor_text),
+            "gpu_compat_removal": _explained(removal),
             "gpu_compat_provided": _explained(provided),
             "become_password_given": become_password_given,
         }

@@ -10,15 +10,18 @@ author: gpulab contributors
 version_added: "0.1.0"
 short_description: gather everything that plan, change and validation need from a host
 description:
-  - Reads operating system, C library, privileges, interpreters, NVIDIA and other GPUs on the PCI bus, the loaded
-    driver, free disk space, tools and environments of this project.
-  - Needs no driver, no lspci and no root. Standard library only. Changes nothing.
+  - Reads operating system, kernels, privileges, interpreters, NVIDIA and other GPUs on the PCI bus, the driver that is
+    loaded and the one that is installed, Secure Boot, nouveau, packages, services, CUDA, cuDNN, who works on the GPUs,
+    free disk space, and what this project keeps on the host.
+  - Needs no driver, no lspci and no root; without root some things cannot be seen. Standard library only. Changes
+    nothing. Never runs nvidia-smi, which hangs when the driver does, and waits for no command without a bound.
+  - On the control node product and compute capability of each GPU are added from the tables of the engine.
   - What cannot be read is null, and C(unknown) says why.
 options:
   root:
     description:
-      - Directory that stands for C(/) when C(/sys), C(/proc) and C(/etc) are read. Anything but C(/) marks the facts as
-        simulated.
+      - Directory that stands for C(/). Anything but C(/) marks the facts as simulated, and then no command is run that
+        would speak of the real host, except for what O(scope) needs.
     type: path
     default: /
   scope:
@@ -40,6 +43,11 @@ options:
     description: the same in user scope; empty means C(gpulab) below the user's data directory (XDG_DATA_HOME).
     type: str
     default: ""
+  privilege:
+    description:
+      - C(privilege) of earlier facts, to be taken over. A role that runs as root by then would otherwise take root for
+        the user that logs in.
+    type: dict
 attributes:
   check_mode: {support: full, description: Changes nothing.}
 """
@@ -60,23 +68,29 @@ ansible_facts:
       type: dict
 """
 
-import glob
-import json
 import os
 import platform
 import pwd
-import re
 import shutil
-import subprocess
 
+from ansible.module_utils import (
+    host_boot,
+    host_cuda,
+    host_driver,
+    host_kernels,
+    host_modules,
+    host_packages,
+    host_pci,
+    host_state,
+    host_units,
+)
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.environment_store import describe_all, free_bytes
+from ansible.module_utils.environment_store import describe_all
+from ansible.module_utils.host_busy import Busy
+from ansible.module_utils.host_files import Command, HostFiles
+from ansible.module_utils.host_interpreters import Interpreters
 
-NVIDIA = "0x10de"
-#: PCI vendors that make GPUs for computing; a server's display chip (ASPEED, Matrox, QEMU) is none.
-OTHER_VENDORS = {"0x1002": "AMD", "0x8086": "Intel"}
-#: Bounds every command that is run here, in seconds.
-COMMAND_TIMEOUT = 10
+SCHEMA = 2
 
 
 def main():
@@ -87,6 +101,7 @@ def main():
             become_password_given=dict(type="bool", default=False, no_log=False),
             base_dir=dict(type="path", default="/opt/gpulab"),
             user_base_dir=dict(type="str", default=""),
+            privilege=dict(type="dict"),
         ),
         supports_check_mode=True,
     )
@@ -104,58 +119,72 @@ class Host:
 
     def __init__(self, params):
         self.params = params
-        self.root = params["root"]
         self.unknown = {}
+        self.files = HostFiles(params["root"], self.unknown)
 
     def facts(self):
-        privilege = self.privilege()
+        """Return all facts. What takes a process of its own is begun first and asked for last."""
+        files = self.files
+        busy = Busy(files)
+        system = self.operating_system()
+        packages = host_packages.Packages(files, system["family"])
+        privilege = self.params.get("privilege") or self.privilege()
         scope = self.params["scope"]
         if scope == "auto":
             scope = "system" if privilege["root"] else "user"
         base_dir = self.params["base_dir"] if scope == "system" else self.user_base_dir()
-        gpus, other_gpus, nvswitches = self.gpus()
+        interpreters = Interpreters(base_dir, scope)
+
+        kernel = host_kernels.running(files)
+        kernels = host_kernels.kernels(files, kernel)
+        next_boot = host_kernels.next_boot(kernels)
+        noted = host_state.state(files)
+        settings = host_boot.modprobe_lines(files)
+        modules = host_modules.KernelModules(
+            files, [row["release"] for row in kernels], settings, (noted or {}).get("modules")
+        )
+        gpus, other_gpus, nvswitches = host_pci.gpus(files)
+        nouveau = self.nouveau(gpus, settings, next_boot, noted)
+        packages.read()
         return dict(
-            schema=1,
-            simulated=self.root != "/",
-            os=self.operating_system(),
+            schema=SCHEMA,
+            simulated=host_state.simulated(files),
+            os=system,
             arch=platform.machine(),
-            kernel=platform.release(),
+            kernel=kernel,
+            container=host_kernels.container(files, kernel),
+            kernels=kernels,
             glibc=self.glibc(),
-            boot_id=self.text("proc/sys/kernel/random/boot_id"),
+            boot_id=files.needed("proc/sys/kernel/random/boot_id"),
+            uptime_s=host_state.uptime(files),
+            reboot=host_state.reboot(files),
             privilege=privilege,
             scope=scope,
             base_dir=base_dir,
-            pythons=self.pythons(base_dir, scope),
             gpus=gpus,
             other_gpus=other_gpus,
             nvswitches=nvswitches,
-            secure_boot=self.secure_boot(),
-            driver=self.driver(),
-            disk={path: free_bytes(path) for path in (base_dir, "/tmp")},
+            secure_boot=host_boot.secure_boot(files),
+            machine_owner_key=host_boot.machine_owner_key(files),
+            package_manager=packages.manager(),
+            units=host_units.units(files),
+            cuda=host_cuda.toolkits(files),
+            cudnn=host_cuda.cudnn(files, packages.kind),
+            disk=host_state.disk(files, (base_dir, "/tmp")),
             tools=self.tools(base_dir),
             environments=describe_all(base_dir),
+            state=noted,
+            managed=host_state.managed(files, noted),
+            driver=self.driver(packages, modules.result(), next_boot, noted, system),
+            pythons=interpreters.rows(),
+            nouveau=nouveau(),
+            busy=busy.result(),
             unknown=self.unknown,
         )
 
-    def path(self, relative):
-        return os.path.join(self.root, relative)
-
-    def text(self, relative):
-        """Return the stripped text of a small file below ``root``, or None with the reason kept."""
-        try:
-            with open(self.path(relative), encoding="utf-8", errors="replace") as stream:
-                return stream.read().strip()
-        except OSError as error:
-            self.unknown[relative] = error.strerror or str(error)
-            return None
-
     def operating_system(self):
         """Return id, version and family from os-release."""
-        fields = {}
-        for line in (self.text("etc/os-release") or "").splitlines():
-            key, separator, value = line.partition("=")
-            if separator:
-                fields[key] = value.strip().strip("\"'")
+        fields = host_kernels.read_settings(self.files.needed("etc/os-release") or "")
         words = [fields.get("ID", ""), *fields.get("ID_LIKE", "").split()]
         family = next((name for name in ("debian", "rhel") if name in words), None)
         if family is None and ("fedora" in words or "centos" in words):
@@ -188,7 +217,8 @@ class Host:
             root, how = True, "sudo, with the password given to Ansible"
         elif not shutil.which("sudo"):
             root, how = False, "not root, and there is no sudo"
-        elif self.run(["sudo", "-n", "true"]) is not None:
+        # In a session of its own sudo would not find the answer that it remembers for a person's terminal.
+        elif Command(["sudo", "-n", "true"], new_session=False).output() is not None:
             root, how = True, "sudo without a password"
         else:
             root, how = False, "not root, and sudo asks for a password (give it with --ask-become-pass)"
@@ -201,95 +231,30 @@ class Host:
         data = os.environ.get("XDG_DATA_HOME", "")
         return os.path.join(data if os.path.isabs(data) else os.path.expanduser("~/.local/share"), "gpulab")
 
-    def run(self, command):
-        """Run a short command; return its output, or None when it failed or took too long."""
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                timeout=COMMAND_TIMEOUT,
-                check=True,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.decode("utf-8", "replace")
-
-    def pythons(self, base_dir, scope):
-        """List interpreters, the host's default first. In system scope only those that all users can run are usable."""
-        directories = ["/usr/bin", "/usr/local/bin"]
-        if scope == "user":
-            directories += [path for path in os.environ.get("PATH", "").split(os.pathsep) if path not in directories]
-        candidates = ["/usr/bin/python3"]
-        for directory in directories:
-            candidates += sorted(glob.glob(os.path.join(directory, "python3.[0-9]*")), key=_version, reverse=True)
-        managed = os.path.join(base_dir, "tools", "python", "*", "bin", "python3.[0-9]*")
-        candidates += sorted(glob.glob(managed), key=_version, reverse=True)
-        found = {}
-        for path in candidates:
-            if not re.search(r"python3(\.\d+)?$", path) or not os.access(path, os.X_OK):
-                continue
-            answer = self.run([path, "-I", "-S", "-c", _ASK_PYTHON])
-            if answer is None:
-                continue
-            try:
-                row = json.loads(answer)
-            except ValueError:  # something that is called python3.N and is none
-                continue
-            row["usable"] = scope == "user" or _readable_by_all(row["path"])
-            found.setdefault(row["path"], row)
-        return list(found.values())
-
-    def gpus(self):
-        """Return NVIDIA's GPUs, those of other vendors, and NVIDIA's bridges (NVSwitch is one) from PCI; the first is
-        None where the bus cannot be read."""
-        if os.path.isdir(self.path("sys/bus")) and not os.path.isdir(self.path("sys/bus/pci")):
-            return [], [], []  # the kernel is there to ask, and it knows of no PCI bus
-        try:
-            addresses = sorted(os.listdir(self.path("sys/bus/pci/devices")))
-        except OSError as error:
-            self.unknown["gpus"] = f"/sys/bus/pci/devices: {error.strerror}"
-            return None, [], []
-        ours, others, bridges = [], [], []
-        for address in addresses:
-            device = {key: self.text(f"sys/bus/pci/devices/{address}/{key}") for key in ("vendor", "device", "class")}
-            if device["vendor"] == NVIDIA and (device["class"] or "").startswith("0x0680"):
-                bridges.append(dict(bus=address, vendor=device["vendor"], device=device["device"]))
-            # Class 03 is a display controller: 0300 VGA, 0302 3D controller, 0380 other.
-            if not (device["class"] or "").startswith("0x03"):
-                continue
-            row = dict(bus=address, vendor=device["vendor"], device=device["device"])
-            if device["vendor"] == NVIDIA:
-                ours.append(row)
-            elif device["vendor"] in OTHER_VENDORS:
-                others.append(dict(row, name="{} {}".format(OTHER_VENDORS[device["vendor"]], device["device"])))
-        return ours, others, bridges
-
-    def secure_boot(self):
-        """Tell whether Secure Boot is on; False without UEFI, None where the variable cannot be read."""
-        if not os.path.isdir(self.path("sys/firmware/efi")):
-            return False
-        name = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
-        try:
-            with open(self.path(name), "rb") as stream:
-                return stream.read()[4:5] == b"\x01"  # four bytes of attributes come first
-        except OSError as error:
-            self.unknown["secure_boot"] = f"/{name}: {error.strerror}"
-            return None
-
-    def driver(self):
-        """Return version and flavour of the loaded NVIDIA kernel module, or None with the reason."""
-        version = self.text("sys/module/nvidia/version")
-        told = self.text("proc/driver/nvidia/version") if version else None
-        # "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.126.09  ..."; the other flavour says "x86_64
-        # Kernel Module".
-        module = None if not told else "open" if "Open Kernel Module" in told else "proprietary"
-        return dict(
-            loaded_version=version,
-            module=module,
-            reason=None if version else "the kernel module nvidia is not loaded",
+    def nouveau(self, gpus, settings, next_boot, noted):
+        """Begin to look for nouveau; return a function that ends it. The initramfs matters beside NVIDIA's GPUs."""
+        row = dict(
+            loaded=self.files.exists("sys/module/nouveau"),
+            blacklisted=host_boot.nouveau_blacklisted(self.files, settings),
+            in_initramfs=None,
+            initramfs=None,
         )
+        if not gpus and not row["loaded"]:
+            return lambda: row
+        initramfs = host_boot.Initramfs(self.files, next_boot, (noted or {}).get("initramfs"))
+
+        def finish():
+            row["in_initramfs"], row["initramfs"] = initramfs.result()
+            return row
+
+        return finish
+
+    def driver(self, packages, modules, next_boot, noted, system):
+        """Return what is loaded, what is installed and whether these agree."""
+        row = host_driver.loaded(self.files)
+        row.update(host_driver.installed(self.files, packages, modules, next_boot, noted, system["id"]))
+        row.update(modules=modules, dkms=host_modules.dkms(self.files))
+        return dict(row, mismatch=host_driver.mismatch(row))
 
     def tools(self, base_dir):
         """List the tools that this project keeps on the host: ``["uv-0.13.9"]``."""
@@ -297,31 +262,6 @@ class Host:
             return sorted(os.listdir(os.path.join(base_dir, "tools")))
         except OSError:
             return []
-
-
-_ASK_PYTHON = """
-import importlib.util, json, os, sys
-print(json.dumps(dict(
-    path=os.path.realpath(sys.executable), version="%d.%d.%d" % sys.version_info[:3],
-    minor="%d.%d" % sys.version_info[:2], venv=importlib.util.find_spec("ensurepip") is not None)))
-"""
-
-
-def _version(path):
-    """Return the numbers in a program's name, so that python3.12 comes after python3.9."""
-    return [int(number) for number in re.findall(r"\d+", os.path.basename(path))]
-
-
-def _readable_by_all(path):
-    """Tell whether every user may reach and run ``path``."""
-    if os.stat(path).st_mode & 5 != 5:
-        return False
-    directory = os.path.dirname(path)
-    while directory != os.path.dirname(directory):
-        if not os.stat(directory).st_mode & 0o001:
-            return False
-        directory = os.path.dirname(directory)
-    return True
 
 
 if __name__ == "__main__":

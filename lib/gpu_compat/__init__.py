@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from gpu_compat.change import change, provided
+from gpu_compat.doctor import doctor_text, examine
 from gpu_compat.errors import CompatError, Mistake
 from gpu_compat.fleet import check_requests
 from gpu_compat.hosts import host_from_facts, read_host
 from gpu_compat.plan import plan
+from gpu_compat.removal import removal
 from gpu_compat.request import read_request
 
 __all__ = [
@@ -15,9 +17,12 @@ __all__ = [
     "Mistake",
     "change",
     "check_requests",
+    "doctor_text",
+    "examine",
     "host_from_facts",
     "plan",
     "provided",
     "read_host",
     "read_request",
+    "removal",
 ]

@@ -8,7 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpu_compat.drivers import LIVING, Driver, builds_for, is_known, kernel_flavour
+from gpu_compat import driver_packages
+from gpu_compat.drivers import LIVING, Driver, builds_for, is_known
 from gpu_compat.hosts import Host
 from gpu_compat.problem import Candidate, Problem
 from gpu_compat.request import KERAS_BACKENDS
@@ -23,51 +24,17 @@ Plan = dict[str, Any]
 
 
 def driver_entry(driver: Driver, host: Host, tables: Tables) -> Plan:
-    """Return what roles need to install a driver; ``hold`` are names and shell patterns of the packages kept at its
-    version."""
-    family = host.system["family"] if host.system else None
-    packages, stream = _driver_packages(driver, host, tables)
-    held = [pattern for row in tables.rows("packages.hold") if row["family"] == family for pattern in row["patterns"]]
+    """Return what roles need to install a driver, and to keep and to remove it."""
     return {
         "version": driver.version,
         "branch": driver.branch,
         # What is installed and cannot be read stays unsaid.
         "kernel_module": driver.module if driver.origin != "preinstalled" or host.kernel_module else None,
         "source": driver.origin,
-        "packages": packages,
-        "module_stream": stream,
-        "hold": held if driver.origin != "runfile" else [],
         "signed": driver.signed,
         "cuda": driver.native_cuda(),
+        **driver_packages.entry(driver, host, tables),
     }
-
-
-def _driver_packages(driver: Driver, host: Host, tables: Tables) -> tuple[list[str], str | None]:
-    system = host.system
-    if system is None or driver.origin not in ("nvidia_repo", "distro"):
-        return [], None
-    filled = {
-        "branch": driver.branch,
-        "version": driver.version,
-        "open": "-open" if driver.module == "open" else "",
-        "suffix": driver.suffix or "",
-        "flavour": kernel_flavour(host) or "generic",
-    }
-    for row in tables.rows("packages.driver"):
-        if (
-            row["family"] == system["family"]
-            and row["origin"] == driver.origin
-            and row.get("module") in (None, driver.module)
-            and row.get("signed") in (None, driver.signed)
-            and (row.get("names") is None or set(row["names"]) & set(system["names"]))
-            and (row.get("from") is None or numbers(driver.branch) >= numbers(row["from"]))
-            and (not row.get("streams") or system.get("module_streams"))
-            and bool(row.get("suffix")) == bool(driver.suffix)
-        ):
-            return [name.format(**filled) for name in row["packages"]], row["stream"].format(**filled) if row.get(
-                "stream"
-            ) else None
-    return [], None
 
 
 def toolkit_entries(solution: Solution, request: Mapping[str, Any], tables: Tables) -> list[Plan]:
@@ -332,7 +299,7 @@ def driver_warnings(driver: Driver, host: Host, tables: Tables) -> list[str]:
     if host.driver and driver.version != host.driver:
         found.append(f"driver {host.driver} is installed and would be replaced; driver: keep asks for it to stay")
     known = row["latest"] if row["branch"] == driver.branch else None
-    if known and driver.version != known:
+    if known and driver.version != known and driver.exact:
         if at_least(known, driver.version):
             found.append(
                 f'driver {driver.version} is not the newest of its branch; driver: "{known}" would change to it'
@@ -342,13 +309,21 @@ def driver_warnings(driver: Driver, host: Host, tables: Tables) -> list[str]:
                 f"driver {driver.version} is newer than the tables of {tables.as_of} ({known}); "
                 "it is planned as its branch"
             )
-    elif not is_known(driver.version, tables) and driver.origin != "preinstalled" and not driver.installed:
+    elif (
+        not is_known(driver.version, tables)
+        and driver.exact
+        and driver.origin != "preinstalled"
+        and not driver.installed
+    ):
         found.append(f"whether a driver {driver.version} was ever released is not in the tables of {tables.as_of}")
-    if driver.origin in ("nvidia_repo", "distro") and not _driver_packages(driver, host, tables)[0]:
+    if driver.origin in ("nvidia_repo", "distro") and not driver_packages.driver_packages(driver, host, tables)[0]:
         system = host.os_name or "a system that is not known"
         found.append(f"no names of packages are known for {system}; the plan has the driver's version alone")
-    if builds_for(driver, host.kernel, tables) is None:
-        found.append(f"nobody has reported yet whether driver {driver.version} builds for Linux {host.kernel}")
+    found += [
+        f"nobody has reported yet whether driver {driver.version} builds for Linux {kernel}"
+        for kernel in host.kernels
+        if builds_for(driver, kernel, tables) is None
+    ]
     if driver.compat:
         found.append(
             f"{driver.compat['package']} lets driver {driver.version} run CUDA "

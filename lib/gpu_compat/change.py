@@ -6,17 +6,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpu_compat.driver_change import driver_change
 
-def change(planned: Mapping[str, Any], facts: Mapping[str, Any], rebuild: Sequence[str] = ()) -> dict[str, Any]:
+
+def change(
+    planned: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    rebuild: Sequence[str] = (),
+    driver_settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Compare a plan with what the host is.
 
     Args:
         planned: the value of ``plan`` in the answer of :func:`gpu_compat.plan`, not None.
         facts: what the module ``gpu_facts`` returned for the host.
         rebuild: names of environments to build again although they look as planned.
+        driver_settings: the lab's variables ``nvidia_driver_*``.
 
     Returns:
-        ``driver``: None where the planned driver is loaded, else ``from``, ``to`` and ``why``;
+        ``driver``: None where nothing is to be done to it, else its steps (:mod:`gpu_compat.driver_change`);
         ``environments``: the planned environments that must be built, each with ``why``, a sentence for people;
         ``unasked``: names of environments of ours on the host that the plan does not know (they are left alone).
         The first two are empty on a converged host.
@@ -33,20 +41,8 @@ def change(planned: Mapping[str, Any], facts: Mapping[str, Any], rebuild: Sequen
     known = {environment["name"] for environment in planned["environments"]}
     known.update(row["name"] for row in planned["unavailable_environments"])
     unasked = [name for name, row in facts["environments"].items() if row["state"] == "complete" and name not in known]
-    return {"driver": _driver(planned["driver"], facts["driver"]), "environments": builds, "unasked": sorted(unasked)}
-
-
-def _driver(wanted: Mapping[str, Any] | None, found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Say how the loaded driver differs from the planned one."""
-    loaded, module = found["loaded_version"], found.get("module")
-    if wanted is None or wanted["source"] == "preinstalled":
-        return None
-    if loaded == wanted["version"] and module in (None, wanted["kernel_module"]):
-        return None
-    why = f"{loaded} is loaded" if loaded else "none is loaded"
-    if loaded == wanted["version"]:
-        why = f"its {module} kernel module is loaded"
-    return {"from": loaded, "to": wanted["version"], "kernel_module": wanted["kernel_module"], "why": why}
+    driver = driver_change(planned, facts, driver_settings)
+    return {"driver": driver, "environments": builds, "unasked": sorted(unasked)}
 
 
 def _why_build(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:

@@ -538,6 +538,27 @@ def _systems(view: View) -> Iterator[Mistake]:
             yield Mistake(f"{path}.fails", f"Linux {row['fails']} fails, but {row['builds']} is said to build")
 
 
+def _repositories(view: View) -> Iterator[Mistake]:
+    """Every system that drivers are installed on has NVIDIA's repository, with the key that its file is named after."""
+    systems = {row["id"]: row for _, row in view["systems.systems"]}
+    served: set[str] = set()
+    for path, row in view["packages.repositories"]:
+        for index, name in enumerate(row["systems"]):
+            if name not in systems:
+                yield Mistake(f"{path}.systems[{index}]", f"'{name}' is no system; {nearest(name, list(systems))}")
+        if row["origin"] == "nvidia_repo":
+            served.update(row["systems"])
+            if "key" not in row:
+                yield Mistake(f"{path}.key", "is missing: NVIDIA's repositories are signed")
+        for index, fingerprint in enumerate(row.get("fingerprints", ())):
+            name = row.get("key", "").partition(".")[0].upper()
+            if not fingerprint.endswith(name):
+                yield Mistake(f"{path}.fingerprints[{index}]", f"{fingerprint} is not the key in {row['key']}")
+    for name, row in systems.items():
+        if row["family"] != "other" and name not in served:
+            yield Mistake("packages.repositories", f"no row of NVIDIA's repository is for {name}")
+
+
 _CHECKS: Sequence[Callable[[View], Iterator[Mistake]]] = (
     _gpus,
     _branches,
@@ -549,4 +570,5 @@ _CHECKS: Sequence[Callable[[View], Iterator[Mistake]]] = (
     _jax,
     _pairs,
     _systems,
+    _repositories,
 )

@@ -147,7 +147,7 @@ def find(problem: Problem, known: Sequence[frozenset[str]] = ()) -> list[tuple[C
 def _members(problem: Problem) -> list[str]:
     """Return the members in the order in which they are given up: what a host is stays longest in doubt of being
     named."""
-    order = {"host.gpus": 0, "host.os": 1, "host.arch": 1, "host.kernel": 1}
+    order = {"host.gpus": 0, "host.os": 1, "host.arch": 1, "host.kernel": 1, "host.next_boot_kernel": 1}
     return sorted(
         problem.members, key=lambda member: (order.get(member, 2 if member.startswith("request.") else 3), member)
     )

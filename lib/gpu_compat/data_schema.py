@@ -22,7 +22,20 @@ FAMILIES = ("debian", "rhel", "other")
 #: Frameworks by the name that tables use.
 FRAMEWORKS = ("tensorflow", "keras", "pytorch", "jax")
 #: What a name in ``packages`` may leave open; filled in when the host and the driver are known.
-PLACEHOLDERS = ("branch", "version", "major", "cuda", "open", "suffix", "flavour")
+PLACEHOLDERS = (
+    "branch",
+    "version",
+    "major",
+    "cuda",
+    "open",
+    "suffix",
+    "flavour",
+    "kernel",
+    "release",
+    "machine",
+    "system",
+    "directory",
+)
 
 # Digits are bounded so that no text takes long to read or turns into a number too long to print.
 _VERSION = r"[0-9]{1,8}(\.[0-9]{1,8}){0,5}"
@@ -136,6 +149,9 @@ SENTENCE = text(r"(?s)\S(.*\S)?", "text that is not empty")
 CAPABILITY = text(r"[0-9]{1,3}\.[0-9]{1,2}", 'a compute capability in quotes, as "8.6"')
 VERSION = text(_VERSION, 'a version in quotes, as "580.82.07"')
 SERIES = text(r"[0-9]{1,4}\.[0-9]{1,4}", 'major and minor version in quotes, as "12.8"')
+KERNEL = text(
+    r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4}-[0-9]{1,4})?", 'a version of Linux in quotes, as "6.12" or "6.1.0-53"'
+)
 MAJOR = text(r"[0-9]{1,4}", 'a major version in quotes, as "12"')
 BRANCH = text(r"[0-9]{3,4}", 'a driver branch in quotes, as "580"')
 PYTHON = text(r"3\.[0-9]{1,3}", 'a version of Python in quotes, as "3.12"')
@@ -150,6 +166,11 @@ PACKAGE = text(
     rf"([A-Za-z0-9.+_:-]|{_PLACEHOLDER})+", f"the name of a package; known in braces: {', '.join(PLACEHOLDERS)}"
 )
 PATTERN = text(r"[A-Za-z0-9.+_*?-]+", "the name of a package or a shell pattern")
+VERSION_PATTERN = text(rf"([A-Za-z0-9.+~*?-]|{_PLACEHOLDER})+", 'a shell pattern of versions, as "{version}-*"')
+ADDRESS = text(rf"https://([A-Za-z0-9./_-]|{_PLACEHOLDER})+/", 'an address that begins with https:// and ends with "/"')
+FINGERPRINT = text(r"[0-9A-F]{40}", "the whole fingerprint of an OpenPGP key, 40 of 0-9A-F without spaces")
+KEY_FILE = text(r"[0-9A-Za-z]+\.pub", 'the name of a file with a key, as "3bf863cc.pub"')
+ENDING = text(r"\.[a-z0-9]+", 'the end of a file\'s name, as ".sha256sum"')
 PREFIX = text(r"[a-z0-9][a-z0-9.-]*", "the first letters of a package's name")
 RUNFILE = text(r"cuda_[0-9][0-9a-z._]*", "the name of NVIDIA's runfile, as cuda_13.0.0_580.65.06_linux.run")
 _DATE = text(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", 'a date in quotes, as "2026-11-23"')
@@ -174,6 +195,9 @@ _PYTHONS = map_of(
     "machines to Pythons",
 )
 _NOTED = {"note": SENTENCE, "source": SOURCES}
+_OF_FAMILY: dict[str, Reader] = {"family": one_of(*FAMILIES)}
+_OF_ORIGIN: dict[str, Reader] = {"origin": one_of("nvidia_repo", "distro", "runfile")}
+_SYSTEM_NAMES = several(SYSTEM, "name values of ID in os-release, as [debian]")
 
 
 def row(required: Mapping[str, Reader], optional: Mapping[str, Reader] | None = None) -> Reader:
@@ -234,7 +258,7 @@ ROWS: Mapping[str, Reader] = {
         },
         {"end_of_life": MONTH, "proprietary": nullable(capability_range), "open": nullable(capability_range)},
     ),
-    "drivers.kernel_limits": row({"driver": VERSION}, {"packaging": WORD, "builds": SERIES, "fails": SERIES}),
+    "drivers.kernel_limits": row({"driver": VERSION}, {"packaging": WORD, "builds": KERNEL, "fails": KERNEL}),
     "drivers.rules": row({"id": SLUG, "rule": SENTENCE}, {"kernel": SERIES}),
     "cuda.toolkits": row(
         {"version": VERSION, "driver": VERSION, "capabilities": capability_range},
@@ -411,9 +435,38 @@ ROWS: Mapping[str, Reader] = {
             "suffix": boolean,
         },
     ),
+    "packages.kernel_modules": row(_OF_FAMILY | _OF_ORIGIN | {"packages": _PACKAGES}, {"names": _SYSTEM_NAMES}),
+    "packages.kernel_hold": row(_OF_FAMILY | {"packages": _PACKAGES}, {"names": _SYSTEM_NAMES}),
+    "packages.package_version": row({"pattern": VERSION_PATTERN}, {"exact": boolean}),
     "packages.hold": row(
-        {"family": one_of(*FAMILIES), "patterns": several(PATTERN, 'name packages or patterns, as ["nvidia-*"]')}
+        _OF_FAMILY | {"patterns": several(PATTERN, 'name packages or patterns, as ["libnvidia-ml*"]')},
+        {"beside": several(PATTERN, "name packages or patterns")},
     ),
+    "packages.headers": row(_OF_FAMILY | {"packages": _PACKAGES}, {"kernels": PATTERN}),
+    "packages.build": row(_OF_FAMILY | {"packages": _PACKAGES}, _OF_ORIGIN),
+    "packages.repositories": row(
+        {
+            **_OF_ORIGIN,
+            "systems": several(SLUG, "name systems, as [ubuntu2404]"),
+            "kind": one_of("apt", "dnf"),
+        },
+        {
+            "key": KEY_FILE,
+            "fingerprints": several(FINGERPRINT, "name whole fingerprints, or [] for none known", empty_allowed=True),
+            "components": several(SLUG, "name components, as [non-free]"),
+            "requires": several(SLUG, "name other repositories, as [epel]"),
+        },
+    ),
+    "packages.repository_urls": row(
+        {"url": ADDRESS, "directories": map_of(one_of(*ARCHES), WORD, "machines to directories")}
+    ),
+    "packages.runfile": row({"file": PACKAGE, "url": ADDRESS, "sums": ENDING}),
+    "packages.licenses": row({"module": one_of(*MODULES), "license": SENTENCE}),
+    "packages.persistence": row(
+        _OF_FAMILY | _OF_ORIGIN | {"packages": _PACKAGES}, {"names": _SYSTEM_NAMES, "to": BRANCH}
+    ),
+    "packages.dcgm": row({"cuda": MAJOR, "packages": _PACKAGES}),
+    "packages.container_toolkit": row({"packages": _PACKAGES}),
     "packages.fabric_manager": row(
         {"package": PACKAGE},
         {"family": one_of(*FAMILIES), "origin": one_of("nvidia_repo", "distro"), "from": BRANCH},

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpu_compat.hosts import Host
 from gpu_compat.tables import Row, Tables
-from gpu_compat.versions import at_least, branch_of, is_specifier, matches, numbers
+from gpu_compat.versions import at_least, branch_of, is_specifier, kernel_numbers, matches, numbers
 
 MODULES = ("open", "proprietary")
 ORIGINS = ("nvidia_repo", "distro", "runfile")
@@ -39,6 +39,7 @@ class Driver:
         packaging: id of the system whose patched sources it is built from, None for NVIDIA's.
         installed: the very version that the host has.
         offered: false where the distribution's archive does not have it.
+        exact: false where the archive moves within the branch, and nothing says how far a mirror of it has got.
     """
 
     version: str
@@ -51,6 +52,7 @@ class Driver:
     packaging: str | None = None
     installed: bool = False
     offered: bool = True
+    exact: bool = True
 
     @cached_property
     def branch(self) -> str:
@@ -128,11 +130,13 @@ def meets(driver: str, wish: str) -> bool:
 def choices(host: Host, request: Mapping[str, Any], tables: Tables) -> list[Driver]:
     """Return every driver that could be, the most wanted first. Rules say later which of them fit."""
     found: list[Driver] = []
+    named = wanted_versions(request["driver"])
     for row, version in _versions(host, request, tables):
         installed = version == host.driver
         for module in modules_of(row):
             known = Driver(version, row, module, "nvidia_repo", installed=installed)
-            found += [known, replace(known, origin="runfile"), _from_distribution(host, known)]
+            distro = replace(_from_distribution(host, known), exact=version in named)
+            found += [known, replace(known, origin="runfile"), distro]
     own = branch_row(host.driver, tables) if host.driver else None
     if host.driver and own:
         # Where its flavour is not known, it is one of those that the branch has, and rules say which it can be.
@@ -170,38 +174,48 @@ def _versions(host: Host, request: Mapping[str, Any], tables: Tables) -> Iterabl
 
 
 def _from_distribution(host: Host, driver: Driver) -> Driver:
-    """Return a driver as the distribution's own archive has it, or would have it."""
+    """Return a driver as the distribution's own archive has it, or would have it.
+
+    What was installed from there was in it, whatever version the tables name.
+    """
+    found = driver.installed and host.driver_source == "distro"
     for own in (host.system or {}).get("distribution_drivers") or ():
         version = own.get("version") or driver.row["latest"]
-        if own["branch"] == driver.row["branch"] and version == driver.version and driver.module in own["modules"]:
+        same = own["branch"] == driver.row["branch"] and driver.module in own["modules"]
+        if same and (found or version == driver.version):
             signed = bool(own.get("signed")) and signed_for(host)
             packaging = None if signed or host.system is None else host.system["id"]
-            return replace(driver, origin="distro", signed=signed, suffix=own.get("suffix"), packaging=packaging)
-    return replace(driver, origin="distro", offered=host.system is None)
+            suffix = own.get("suffix")
+            return replace(driver, origin="distro", signed=signed, suffix=suffix, packaging=packaging)
+    return replace(driver, origin="distro", offered=found or host.system is None)
 
 
 def signed_for(host: Host) -> bool:
-    """Tell whether a distribution signs modules for the running kernel: one of its own, no newer than it has."""
-    if host.kernel is None or host.system is None:
+    """Tell whether a distribution signs modules for every kernel of the host: its own ones, no newer than it has."""
+    return all(_signed_for(host, kernel) for kernel in host.kernels)
+
+
+def _signed_for(host: Host, kernel: str) -> bool:
+    if host.system is None:
         return True
     newest = host.system.get("kernel_hwe") or host.system["kernel"]
-    return kernel_flavour(host) is not None and numbers(host.kernel)[:2] <= numbers(newest)
+    return kernel_flavour(host, kernel) is not None and numbers(kernel)[:2] <= numbers(newest)
 
 
-def kernel_flavour(host: Host) -> str | None:
+def kernel_flavour(host: Host, kernel: str | None) -> str | None:
     """Return the flavour that packages of an Ubuntu kernel are named after: "generic", "generic-hwe-22.04", "aws"."""
-    if host.kernel is None or host.system is None:
+    if kernel is None or host.system is None:
         return _UBUNTU_FLAVOURS[0]
-    last = host.kernel.rpartition("-")[2]
+    last = kernel.rpartition("-")[2]
     if last not in _UBUNTU_FLAVOURS:
         return None
-    newer = last == _UBUNTU_FLAVOURS[0] and numbers(host.kernel)[:2] > numbers(host.system["kernel"])
+    newer = last == _UBUNTU_FLAVOURS[0] and numbers(kernel)[:2] > numbers(host.system["kernel"])
     return f"{last}-hwe-{host.system['version']}" if newer else last
 
 
 def _preference(driver: Driver, host: Host, tables: Tables) -> tuple[object, ...]:
-    """Order drivers: no compatibility package; what is installed while it is supported; supported branches, newest
-    first.
+    """Order drivers: no compatibility package; what is installed while it is supported, from where it came; supported
+    branches, newest first.
 
     NVIDIA's repository comes before the distribution's archive, and the runfile last: it is not updated with the
     system.
@@ -212,12 +226,15 @@ def _preference(driver: Driver, host: Host, tables: Tables) -> tuple[object, ...
     return (
         driver.compat is not None,
         not stays,
+        stays and host.driver_source is not None and driver.origin != host.driver_source,
         _RANK[driver.row["status"]],
         # A module that is signed already needs nobody at the console.
         bool(host.secure_boot) and driver.built_here(),
-        builds_for(driver, host.kernel, tables) is None,
+        any(builds_for(driver, kernel, tables) is None for kernel in host.kernels),
         tuple(-part for part in numbers(driver.branch)),
         origin,
+        # What an archive gave stays: nothing says that it has a newer one.
+        not (driver.installed and driver.origin == host.driver_source == "distro"),
         tuple(-part for part in numbers(driver.version)),
         flavour,
     )
@@ -241,7 +258,7 @@ def builds_for(driver: Driver, kernel: str | None, tables: Tables) -> bool | Non
     if kernel is None or not driver.built_here():
         return True
     ended = driver.row["status"] not in LIVING
-    return _builds(driver.version, driver.branch, ended, driver.packaging, numbers(kernel)[:2], tables)
+    return _builds(driver.version, driver.branch, ended, driver.packaging, kernel_numbers(kernel), tables)
 
 
 @lru_cache(maxsize=4096)
@@ -253,22 +270,28 @@ def _builds(
     rows = [row for row in same if row.get("packaging")] or same
     # An older release fails where a newer one of its branch does, a newer one builds where an older one does.
     for row in rows:
-        if row.get("fails") and at_least(row["driver"], version) and linux >= numbers(row["fails"]):
+        if row.get("fails") and at_least(row["driver"], version) and linux >= kernel_numbers(row["fails"]):
             return False
     for row in rows:
-        if row.get("builds") and at_least(version, row["driver"]) and linux <= numbers(row["builds"]):
+        if row.get("builds") and at_least(version, row["driver"]) and _within(linux, row["builds"]):
             return True
     if same:
-        return None if any(row.get("builds") and linux > numbers(row["builds"]) for row in same) else True
+        return None if any(row.get("builds") and not _within(linux, row["builds"]) for row in same) else True
     if ended and _fails_later(branch, linux, limits):
         return False
-    return True if linux <= _QUIET_KERNEL else None
+    return True if linux[:2] <= _QUIET_KERNEL else None
+
+
+def _within(linux: tuple[int, ...], last: str) -> bool:
+    """Tell whether a kernel is no newer than ``last``, as exactly as that is written: all of 6.1 are within 6.1."""
+    bound = kernel_numbers(last)
+    return linux[: len(bound)] <= bound
 
 
 def _fails_later(branch: str, linux: tuple[int, ...], limits: Sequence[Row]) -> bool:
     """Tell whether a newer branch fails for a kernel; one that ended before it, and was not reported on, does too."""
     return any(
-        not row.get("packaging") and row.get("fails") and linux >= numbers(row["fails"])
+        not row.get("packaging") and row.get("fails") and linux >= kernel_numbers(row["fails"])
         for row in limits
         if numbers(branch_of(row["driver"])) > numbers(branch)
     )

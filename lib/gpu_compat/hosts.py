@@ -48,6 +48,12 @@ class Host:
         may_install_python: interpreters may be added to those it has.
         built_with: the Python that an environment of this project was built with, by its name.
         problem: why ``gpus`` is None.
+        next_boot_kernel: the kernel that the boot loader takes next.
+        container: the kind of container that the host is, so that its kernel is another's: "docker", "wsl".
+        driver: what is installed, in a container what is loaded.
+        driver_source: where that came from: nvidia_repo, distro or runfile.
+        loaded: the driver that is loaded, with its flavour in ``loaded_module``.
+        driver_stays: nobody who logs in may become root, so no driver can be installed.
         declared: taken from the inventory, the host itself has not been asked.
     """
 
@@ -66,6 +72,12 @@ class Host:
     built_with: tuple[tuple[str, str], ...] = ()
     other_gpus: tuple[str, ...] = ()
     problem: str = ""
+    next_boot_kernel: str | None = None
+    container: str | None = None
+    driver_source: str | None = None
+    loaded: str | None = None
+    loaded_module: str | None = None
+    driver_stays: bool = False
     declared: bool = False
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
@@ -73,6 +85,16 @@ class Host:
     def machine(self) -> str:
         """The machine, x86_64 where nothing else is known."""
         return self.arch or ARCHES[0]
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels that a module must exist for: the one of the next boot, and the running one."""
+        return tuple(dict.fromkeys(kernel for kernel in (self.next_boot_kernel, self.kernel) if kernel))
+
+    def container_words(self) -> str:
+        """Say that the host is a container, and of which kind."""
+        kind_of = "WSL" if self.container == "wsl" else f"a container ({self.container})"
+        return f"the host is {kind_of}"
 
     @property
     def libc(self) -> str | None:
@@ -84,9 +106,8 @@ def read_host(value: Any, tables: Tables | None = None) -> Host:
     """Read a declared host strictly.
 
     Args:
-        value: plain data with the keys os, arch, kernel, glibc, gpus, python, driver, kernel_module, secure_boot,
-        nvswitch;
-            all optional.
+        value: plain data with the keys os, arch, kernel, next_boot_kernel, glibc, gpus, python, driver, kernel_module,
+            secure_boot, nvswitch; all optional.
 
     Raises:
         CompatError: with every mistake found, paths beginning with ``host``.
@@ -104,12 +125,15 @@ def read_host(value: Any, tables: Tables | None = None) -> Host:
         os_name=os_name,
         arch=read.get("arch"),
         kernel=read.get("kernel"),
+        next_boot_kernel=read.get("next_boot_kernel"),
         glibc=read.get("glibc"),
         gpus=tuple(gpu for gpu in gpus if gpu),
         pythons=None if pythons is None else tuple(Interpreter(version) for version in pythons),
         may_install_python=pythons is None,
         driver=read.get("driver"),
         kernel_module=read.get("kernel_module"),
+        loaded=read.get("driver"),
+        loaded_module=read.get("kernel_module"),
         secure_boot=read.get("secure_boot"),
         nvswitch=bool(read.get("nvswitch")),
         declared=True,
@@ -117,13 +141,26 @@ def read_host(value: Any, tables: Tables | None = None) -> Host:
     )
 
 
-def host_from_facts(facts: Mapping[str, Any], tables: Tables | None = None) -> Host:
-    """Turn the facts of the module ``gpu_facts`` into a host. Nothing in them is a mistake of the user's."""
+def host_from_facts(facts: Mapping[str, Any], tables: Tables | None = None, *, container_is_host: bool = False) -> Host:
+    """Turn the facts of the module ``gpu_facts`` into a host. Nothing in them is a mistake of the user's.
+
+    Args:
+        facts: of any schema; what is missing is not known.
+        tables: the tables, the shipped ones if not given.
+        container_is_host: a container stands for a machine, so the kernel module is its own business.
+    """
     tables = tables or shipped()
     system_facts = facts.get("os") or {}
     system = find_system(system_facts.get("id") or "", system_facts.get("version") or "", tables)
     gpus = facts.get("gpus")
     driver = facts.get("driver") or {}
+    container = None if container_is_host else facts.get("container")
+    loaded, loaded_module = driver.get("loaded_version"), driver.get("module")
+    installed, module = driver.get("installed_version") or loaded, driver.get("installed_module")
+    if container:
+        installed, module = loaded, loaded_module
+    elif installed == loaded:
+        module = module or loaded_module
     pythons = [row for row in facts.get("pythons") or () if row.get("usable")]
     switches = {row["pci"] for row in tables.rows("gpus.nvswitches")}
     return Host(
@@ -136,8 +173,14 @@ def host_from_facts(facts: Mapping[str, Any], tables: Tables | None = None) -> H
         if gpus is None
         else tuple(identify(f"{_hex(gpu['vendor'])}:{_hex(gpu['device'])}", tables) for gpu in gpus),
         pythons=tuple(Interpreter(row["minor"], row.get("path"), bool(row.get("venv", True))) for row in pythons),
-        driver=driver.get("loaded_version"),
-        kernel_module=driver.get("module"),
+        driver=installed,
+        kernel_module=module,
+        next_boot_kernel=next_boot_kernel(facts),
+        container=container,
+        driver_source=driver.get("source"),
+        loaded=loaded,
+        loaded_module=loaded_module,
+        driver_stays=facts.get("scope") == "user",
         secure_boot=facts.get("secure_boot"),
         nvswitch=any(
             f"{_hex(row['vendor'])}:{_hex(row['device'])}" in switches for row in facts.get("nvswitches") or ()
@@ -148,6 +191,12 @@ def host_from_facts(facts: Mapping[str, Any], tables: Tables | None = None) -> H
         other_gpus=tuple(gpu["name"] for gpu in facts.get("other_gpus") or ()),
         problem=(facts.get("unknown") or {}).get("gpus", "no reason given") if gpus is None else "",
     )
+
+
+def next_boot_kernel(facts: Mapping[str, Any]) -> str | None:
+    """Return the kernel that the boot loader takes next, None where that is not known."""
+    rows = facts.get("kernels") or ()
+    return next((row["release"] for row in rows if row.get("next_boot") and row["release"][:1].isdigit()), None)
 
 
 def find_system(name: str, version: str, tables: Tables) -> Row | None:
@@ -271,11 +320,13 @@ def _pythons(value: Any, path: str, mistakes: list[Mistake]) -> Any:
     ]
 
 
+_KERNEL = text(r"[0-9]{1,5}\.[0-9]{1,5}.{0,100}", 'a Linux version such as "6.8.0-45-generic"')
 _HOST = mapping(
     {
         "os": _optional(_os),
         "arch": _optional(one_of(*ARCHES)),
-        "kernel": _optional(text(r"[0-9]{1,5}\.[0-9]{1,5}.{0,100}", 'a Linux version such as "6.8.0-45-generic"')),
+        "kernel": _optional(_KERNEL),
+        "next_boot_kernel": _optional(_KERNEL),
         "glibc": _optional(text(r"[0-9]{1,5}\.[0-9]{1,5}", 'a version of the GNU C library such as "2.36"')),
         "gpus": _optional(list_of(_gpu_said, empty_allowed=True, hint='write ["RTX 3090"], or [] for none')),
         "python": _optional(_pythons),

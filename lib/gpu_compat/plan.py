@@ -8,6 +8,7 @@ together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -69,13 +70,16 @@ class Planner:
         driver_as_it_is: bool = False,
         driver_branch: str | None = None,
     ) -> None:
-        self.request, self.host, self.tables = request, host, tables
+        # Where nothing installs a driver, or nobody may, only a loaded one counts.
+        driver_as_it_is = driver_as_it_is or host.driver_stays
+        as_it_is = replace(host, driver=host.loaded, kernel_module=host.loaded_module) if driver_as_it_is else host
+        self.request, self.host, self.tables = request, as_it_is, tables
         self.driver_as_it_is, self.driver_branch = driver_as_it_is, driver_branch
         self.reasons: list[dict[str, str]] = []
         self.warnings: list[str] = _old(tables, today)
         if host.declared and host.gpus is not None:
             self.warnings += list(host.warnings)
-        self.profile = decide_profile(request, host, tables, driver_as_it_is)
+        self.profile = decide_profile(request, as_it_is, tables, driver_as_it_is)
         self.warnings += self.profile.warnings
         self.places = [Place(index, wish) for index, wish in enumerate(request["environments"]) if not wish["existing"]]
 

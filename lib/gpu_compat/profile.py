@@ -78,6 +78,8 @@ def decide_profile(request: Mapping[str, Any], host: Host, tables: Tables, drive
         )
     if gpus and host.driver is None and (driver_as_it_is or request["driver_source"] == "preinstalled"):
         return Profile("gpu", seen, [_no_driver(request, seen, driver_as_it_is)])
+    if gpus and host.container and host.driver is None:
+        return Profile("gpu", seen, [_bare_container(host, seen)])
     warnings = []
     if gpus and request["driver"] == "keep" and host.driver is None:
         warnings.append("driver: keep, but none is installed, so there is nothing to keep: it is planned as auto")
@@ -98,6 +100,16 @@ def _no_driver(request: Mapping[str, Any], seen: str, driver_as_it_is: bool) -> 
         "is loaded. Install one, or write driver_source: auto"
     )
     return conflicts.entry("no_driver", message, ["host.driver", "request.driver_source"], source)
+
+
+def _bare_container(host: Host, seen: str) -> Conflict:
+    message = (
+        f"{seen}, but {host.container_words()}, and no NVIDIA driver is loaded in the kernel that it shares. Install "
+        "one on the machine below it, or write profile: cpu. Where this container stands for a machine of its own, "
+        'set nvidia_driver_manage_kernel_module: "true"'
+    )
+    source = "a container has no kernel of its own"
+    return conflicts.entry("no_driver", message, ["host.container", "host.gpus"], source)
 
 
 def _without_driver(request: Mapping[str, Any], asked: str, seen: str, gpus: bool) -> Profile:

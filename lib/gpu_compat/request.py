@@ -233,8 +233,8 @@ _REQUEST = mapping(
         "cudnn": text(rf"auto|none|{_VERSION}", 'auto, none or a version such as "9.10.2.21"'),
         "environments": list_of(
             _ENVIRONMENT,
-            empty_allowed=False,
-            hint="name at least one, as [{name: torch, frameworks: {pytorch: newest}}]",
+            empty_allowed=True,  # a host that gets its driver and no environment
+            hint="name environments, as [{name: torch, frameworks: {pytorch: newest}}], or [] for none",
         ),
     },
     required=("environments",),

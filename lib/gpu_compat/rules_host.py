@@ -25,32 +25,23 @@ def add_driver(problem: Problem, host: Host, request: Mapping[str, Any], tables:
         _driver_for_gpu(problem, gpu, f"host.gpus[{index}]", tables)
     _driver_for_system(problem, host, tables)
     if host.kernel:
-        _driver_for_kernel(problem, host, request, tables)
+        _driver_for_kernel(problem, host.kernel, "host.kernel", "the host runs", request, tables)
+    if host.next_boot_kernel and host.next_boot_kernel != host.kernel:
+        word = "the next boot takes"
+        _driver_for_kernel(problem, host.next_boot_kernel, "host.next_boot_kernel", word, request, tables)
 
 
 def _driver_wishes(problem: Problem, host: Host, request: Mapping[str, Any], tables: Tables) -> None:
     wish, source, module = request["driver"], request["driver_source"], request["kernel_module"]
     keep = (wish == "keep" or source == "preinstalled") and host.driver is not None
+    if host.container and host.driver:
+        told = f"{host.container_words()}, whose kernel and driver {host.driver} are those of the machine below it"
+        _driver_stays(problem, host, "os_vs_driver", ("host.container",), told)
     if keep:
         asker = "request.driver" if wish == "keep" else "request.driver_source"
-        problem.rule(
-            DRIVER,
-            "unknown_release",
-            lambda driver: driver.origin == "preinstalled",
-            asker,
-            "host.driver",
-            text=f"driver {host.driver} is installed and is to stay",
-        )
-        if host.kernel_module:
-            problem.rule(
-                DRIVER,
-                "module_flavor",
-                lambda driver: driver.origin != "preinstalled" or driver.module == host.kernel_module,
-                asker,
-                "host.kernel_module",
-                text=f"its {host.kernel_module} kernel module stays with it",
-            )
-    else:
+        told = f"driver {host.driver} is installed and is to stay"
+        _driver_stays(problem, host, "unknown_release", (asker, "host.driver"), told)
+    elif not host.container:
         problem.rule(DRIVER, "unknown_release", lambda driver: driver.origin != "preinstalled")
     if wish not in ("auto", "keep", "none"):
         problem.rule(
@@ -76,6 +67,20 @@ def _driver_wishes(problem: Problem, host: Host, request: Mapping[str, Any], tab
             lambda driver: driver.module == module,
             "request.kernel_module",
             text=f"kernel_module: {module} is asked for{lacking}",
+        )
+
+
+def _driver_stays(problem: Problem, host: Host, rule_id: str, askers: Sequence[str], told: str) -> None:
+    """Let nothing but the driver that is there be planned, with the flavour that it has."""
+    problem.rule(DRIVER, rule_id, lambda driver: driver.origin == "preinstalled", *askers, text=told)
+    if host.kernel_module:
+        problem.rule(
+            DRIVER,
+            "module_flavor",
+            lambda driver: driver.origin != "preinstalled" or driver.module == host.kernel_module,
+            askers[0],
+            "host.kernel_module",
+            text=f"its {host.kernel_module} kernel module stays with it",
         )
 
 
@@ -206,9 +211,9 @@ def _driver_for_system(problem: Problem, host: Host, tables: Tables) -> None:
         )
 
 
-def _driver_for_kernel(problem: Problem, host: Host, request: Mapping[str, Any], tables: Tables) -> None:
-    kernel = str(host.kernel)
-
+def _driver_for_kernel(
+    problem: Problem, kernel: str, member: str, told: str, request: Mapping[str, Any], tables: Tables
+) -> None:
     def limits() -> str:
         wish = request["driver"]
         rows = [
@@ -224,13 +229,13 @@ def _driver_for_kernel(problem: Problem, host: Host, request: Mapping[str, Any],
                 or wish.startswith(branch_of(row["driver"]))
             )
         ]
-        return f"the host runs Linux {kernel}" + (f"; {'; '.join(rows[-3:])}" if rows else "")
+        return f"{told} Linux {kernel}" + (f"; {'; '.join(rows[-3:])}" if rows else "")
 
     problem.rule(
         DRIVER,
         "driver_vs_kernel",
         lambda driver: drivers.builds_for(driver, kernel, tables) is not False,
-        "host.kernel",
+        member,
         text=limits,
         source="table drivers.kernel_limits: reports of builds",
     )
@@ -239,8 +244,8 @@ def _driver_for_kernel(problem: Problem, host: Host, request: Mapping[str, Any],
         DRIVER,
         "driver_vs_kernel",
         lambda driver: driver.module != "open" or not driver.built_here() or at_least(kernel, oldest["kernel"]),
-        "host.kernel",
-        text=f"the host runs Linux {kernel}, and {oldest['rule']}",
+        member,
+        text=f"{told} Linux {kernel}, and {oldest['rule']}",
         source=tables.source("drivers", oldest),
     )
 

@@ -29,6 +29,16 @@ def numbers(version: str) -> Numbers:
     return tuple(int(part) for part in found.group().split("."))
 
 
+def kernel_numbers(release: str) -> Numbers:
+    """Return the numbers of a kernel's release, with that of its ABI: ``"6.1.0-56-amd64"`` gives ``(6, 1, 0, 56)``.
+
+    Raises:
+        ValueError: the text does not begin with a number.
+    """
+    found = re.match(r"(?:\d+\.)*\d+-(\d+)(?![.\d])", release)
+    return (*numbers(release), *((int(found.group(1)),) if found else ()))
+
+
 def minor(version: str) -> Numbers:
     """Return the first two numbers: ``"3.12.1"`` gives ``(3, 12)``."""
     return (*numbers(version), 0)[:2]
@@ -44,6 +54,17 @@ def begins_with(version: str, prefix: str) -> bool:
 def branch_of(driver: str) -> str:
     """Return the branch of a driver version: ``"580.126.09"`` is of branch ``"580"``."""
     return str(numbers(driver)[0])
+
+
+def bare(package_version: str) -> str:
+    """Return what a package is a version of: ``"1:580.126.09-1~deb12u1"`` gives ``"580.126.09"``."""
+    return package_version.rpartition(":")[2].partition("-")[0]
+
+
+def same_version(version: str, other: str) -> bool:
+    """Tell whether two driver versions are one, whatever a package manager puts around them."""
+    left, right = (re.match(r"\d+(\.\d+)*", bare(text)) for text in (version, other))
+    return bool(left and right) and numbers(bare(version)) == numbers(bare(other))
 
 
 @lru_cache(maxsize=65536)

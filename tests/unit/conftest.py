@@ -26,7 +26,7 @@ def _load(name: str, path: Path) -> ModuleType:
 
 
 # On a host Ansible packs module_utils/ into its own package; here the same names lead to the same files.
-for _helper in ("environment_store", "package_index"):
+for _helper in ("environment_store", "package_index", "openpgp_keys"):
     _load(f"ansible.module_utils.{_helper}", ROOT / "module_utils" / f"{_helper}.py")
 
 

@@ -33,8 +33,22 @@ def kept(answer: Mapping[str, Any]) -> dict[str, Any]:
     if planned:
         driver = planned["driver"]
         found["driver"] = driver and {
-            key: driver[key] for key in ("version", "kernel_module", "source", "packages", "module_stream")
+            key: driver[key]
+            for key in (
+                "version",
+                "kernel_module",
+                "source",
+                "packages",
+                "package_version",
+                "module_stream",
+                "kernel_packages",
+                "headers",
+                "build_packages",
+                "hold_kernel",
+            )
         }
+        found["repository"] = driver and driver["repository"]
+        found["runfile"] = driver and driver["runfile"] and driver["runfile"]["url"]
         found["cuda_toolkits"] = [row["version"] for row in planned["cuda_toolkits"]]
         found["cudnn"] = [f"{row['version']} for CUDA {row['cuda_major']}" for row in planned["cudnn"]]
         found |= {key: planned[key] for key in ("cuda_compat_package", "fabric_manager", "unavailable_environments")}

@@ -36,3 +36,10 @@ def test_the_question_is_planned_and_the_overlay_is_right(tmp_path: Path) -> Non
     (tmp_path / "overlay.yml").write_text(yaml.safe_dump(yaml.safe_load(overlay)["gpulab_compat_overlay"]))
     assert main(["plan", str(tmp_path / "question.yml"), "--overlay", str(tmp_path / "overlay.yml")]) == 0
     assert main(["check", "--overlay", str(tmp_path / "overlay.yml")]) == 0
+
+
+def test_every_finding_of_the_doctor_is_explained() -> None:
+    source = (ROOT / "lib" / "gpu_compat" / "doctor.py").read_text(encoding="utf-8")
+    named = set(re.findall(r'_finding\(\s*"(\w+)"', source)) | set(re.findall(r'"(\w+)" if \w', source))
+    told = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "drivers.md").read_text(encoding="utf-8")))
+    assert named - {"error", "warning", "repository", "dnf", "apt"} <= told

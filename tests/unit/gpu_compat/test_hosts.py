@@ -200,6 +200,7 @@ def test_without_pythons_any_may_be_installed() -> None:
         ({"arch": 64}, "host.arch", "must be one of x86_64, aarch64"),
         ({"kernel": 6.8}, "host.kernel", 'quotes: "6.8"'),
         ({"kernel": "linux"}, "host.kernel", '"6.8.0-45-generic"'),
+        ({"next_boot_kernel": 6.8}, "host.next_boot_kernel", 'quotes: "6.8"'),
         ({"glibc": "2"}, "host.glibc", '"2.36"'),
         ({"gpus": "RTX 3090"}, "host.gpus", 'write ["RTX 3090"], or [] for none'),
         ({"gpus": [None]}, "host.gpus[0]", 'must be a product ("RTX 3090")'),
@@ -259,7 +260,19 @@ _SCALAR = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), _TEXT,
 _ANYTHING = st.recursive(
     _SCALAR, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_SCALAR, inner, max_size=3))
 )
-_KEYS = ("os", "arch", "kernel", "glibc", "gpus", "python", "driver", "kernel_module", "secure_boot", "nvswitch")
+_KEYS = (
+    "os",
+    "arch",
+    "kernel",
+    "next_boot_kernel",
+    "glibc",
+    "gpus",
+    "python",
+    "driver",
+    "kernel_module",
+    "secure_boot",
+    "nvswitch",
+)
 _LIKELY = st.sampled_from(["3.12", "rocky9", "L4", "10de:1b06", "open", "6.8", ["K80", 3], {"compute_capability": "x"}])
 
 
@@ -345,6 +358,128 @@ def test_secure_boot_may_be_unreadable(facts: dict[str, Any], secure_boot: bool 
     assert host_from_facts({**facts, "secure_boot": secure_boot}).secure_boot is secure_boot
 
 
+@pytest.mark.parametrize(
+    ("driver", "version", "module"),
+    [
+        ({"installed_version": "580.126.09", "installed_module": "open"}, "580.126.09", "open"),
+        ({"loaded_version": "535.1.1", "module": "proprietary", "installed_version": "580.1"}, "580.1", None),
+        ({"loaded_version": "580.1", "module": "open", "installed_version": "580.1"}, "580.1", "open"),
+        ({"loaded_version": "580.1", "module": "open", "installed_version": None}, "580.1", "open"),
+        ({"loaded_version": None, "module": None, "installed_version": None}, None, None),
+    ],
+)
+def test_what_is_installed_comes_before_what_is_loaded(
+    facts: dict[str, Any], driver: dict[str, Any], version: str | None, module: str | None
+) -> None:
+    host = host_from_facts({**facts, "driver": {"source": "distro", **driver}})
+    assert (host.driver, host.kernel_module, host.driver_source) == (version, module, "distro")
+    assert host.loaded == driver.get("loaded_version")
+
+
+def test_a_module_must_exist_for_the_running_kernel_and_for_the_next_boots(facts: dict[str, Any]) -> None:
+    rows = [
+        {"release": "6.1.0-28-amd64", "running": False, "next_boot": True},
+        {"release": "6.1.0-25-amd64", "running": True, "next_boot": False},
+        {"release": "6.1.0-20-amd64", "running": False, "next_boot": False},
+    ]
+    assert host_from_facts({**facts, "kernels": rows}).kernels == ("6.1.0-28-amd64", "6.1.0-25-amd64")
+    unknown = [{**row, "next_boot": None} for row in rows]
+    for nothing in (unknown, [], None):
+        assert host_from_facts({**facts, "kernels": nothing}).kernels == ("6.1.0-25-amd64",)
+
+
+def test_the_next_boots_kernel_forbids_a_driver_that_does_not_build_for_it() -> None:
+    said = {"kernel": "6.8.0-45-generic", "next_boot_kernel": "6.17.0-8-generic", "gpus": ["RTX 3090"]}
+    request: dict[str, Any] = {"driver": "550", "environments": [], "cuda_toolkits": []}
+    answer = plan(request, read_host(said), today=TODAY)
+    (found,) = answer["conflicts"]
+    assert found["id"] == "driver_vs_kernel"
+    assert "host.next_boot_kernel" in found["involves"]
+    assert "the next boot takes Linux 6.17.0-8-generic" in found["message"]
+    del said["next_boot_kernel"]
+    assert plan(request, read_host(said), today=TODAY)["status"] == "planned"
+
+
+# --- containers --------------------------------------------------------------------------------------------------
+
+
+def in_container(facts: dict[str, Any], **driver: Any) -> dict[str, Any]:
+    found = {"loaded_version": None, "module": None, "installed_version": "535.309.01", "source": "distro", **driver}
+    return {**facts, "container": "docker", "gpus": [gpu_row("0x2204")], "driver": found}
+
+
+NOTHING_ELSE = {"environments": [], "cuda_toolkits": []}
+
+
+def test_a_containers_driver_is_the_one_that_is_loaded_below_it(facts: dict[str, Any]) -> None:
+    inside = in_container(facts, loaded_version="580.126.09", module="open")
+    answer = plan(NOTHING_ELSE, host_from_facts(inside), today=TODAY)
+    driver = answer["plan"]["driver"]
+    assert (driver["source"], driver["version"], driver["kernel_module"]) == ("preinstalled", "580.126.09", "open")
+    assert (driver["packages"], driver["headers"], driver["family"]) == ([], {}, [])
+    because = next(row["because"] for row in answer["reasons"] if row["about"] == "driver")
+    assert (
+        "the host is a container (docker), whose kernel and driver 580.126.09 are those of the machine below" in because
+    )
+    wsl = {**inside, "container": "wsl"}
+    reasons = plan(NOTHING_ELSE, host_from_facts(wsl), today=TODAY)["reasons"]
+    assert any("the host is WSL" in row["because"] for row in reasons)
+
+
+@pytest.mark.parametrize(
+    "wish", [{"driver": "595"}, {"driver_source": "nvidia_repo"}, {"kernel_module": "proprietary"}]
+)
+def test_a_container_cannot_have_another_driver_than_that(facts: dict[str, Any], wish: dict[str, str]) -> None:
+    inside = in_container(facts, loaded_version="580.126.09", module="open")
+    answer = plan({**NOTHING_ELSE, **wish}, host_from_facts(inside), today=TODAY)
+    (found,) = answer["conflicts"]
+    assert "host.container" in found["involves"]
+    assert f"request.{next(iter(wish))}" in found["involves"]
+
+
+def test_a_container_without_a_loaded_driver_says_where_one_belongs(facts: dict[str, Any]) -> None:
+    inside = in_container(facts)
+    (found,) = plan(NOTHING_ELSE, host_from_facts(inside), today=TODAY)["conflicts"]
+    assert (found["id"], found["involves"]) == ("no_driver", ["host.container", "host.gpus"])
+    assert "on the machine below it" in found["message"]
+    assert "nvidia_driver_manage_kernel_module" in found["message"]
+    for wish in ({"profile": "cpu"}, {"driver": "none"}):
+        assert plan({**NOTHING_ELSE, **wish}, host_from_facts(inside), today=TODAY)["status"] == "planned"
+    without = {**inside, "gpus": []}
+    assert plan(NOTHING_ELSE, host_from_facts(without), today=TODAY)["plan"]["profile"] == "cpu"
+
+
+def test_a_container_that_stands_for_a_machine_is_planned_as_one(facts: dict[str, Any]) -> None:
+    host = host_from_facts(in_container(facts), container_is_host=True)
+    assert (host.container, host.driver) == (None, "535.309.01")
+    assert plan(NOTHING_ELSE, host, today=TODAY)["plan"]["driver"]["source"] != "preinstalled"
+
+
+# --- what is installed stays from where it came ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["nvidia_repo", "distro", "runfile"])
+@pytest.mark.parametrize("module", ["open", "proprietary"])
+def test_a_supported_driver_stays_from_where_it_came(facts: dict[str, Any], source: str, module: str) -> None:
+    ubuntu = {"id": "ubuntu", "version": "24.04", "name": "Ubuntu 24.04", "family": "debian"}
+    driver = {"installed_version": "580.126.09", "installed_module": module, "source": source, "loaded_version": None}
+    here = {**facts, "os": ubuntu, "kernel": "6.8.0-45-generic", "gpus": [gpu_row("0x2204")], "driver": driver}
+    found = plan(NOTHING_ELSE, host_from_facts(here), today=TODAY)["plan"]["driver"]
+    assert (found["version"], found["source"], found["kernel_module"]) == ("580.126.09", source, module)
+    assert found["signed"] is (source == "distro"), "Ubuntu's modules come signed, whatever release of the branch"
+    asked = plan({**NOTHING_ELSE, "driver_source": "nvidia_repo"}, host_from_facts(here), today=TODAY)
+    assert asked["plan"]["driver"]["source"] == "nvidia_repo"
+
+
+def test_a_driver_goes_from_where_it_came_when_the_rules_forbid_it(facts: dict[str, Any]) -> None:
+    driver = {"installed_version": "580.126.09", "installed_module": "open", "source": "runfile"}
+    here = {**facts, "gpus": [gpu_row("0x2204")], "driver": driver, "secure_boot": True}
+    assert plan(NOTHING_ELSE, host_from_facts(here), today=TODAY)["plan"]["driver"]["source"] == "nvidia_repo"
+    volta = {**here, "gpus": [gpu_row("0x1db4")], "secure_boot": False}
+    found = plan(NOTHING_ELSE, host_from_facts(volta), today=TODAY)["plan"]["driver"]
+    assert (found["source"], found["kernel_module"], found["version"]) == ("runfile", "proprietary", "580.126.09")
+
+
 def test_pythons_that_not_all_users_can_run_do_not_count(facts: dict[str, Any]) -> None:
     hidden = {"path": "/root/python3.12", "minor": "3.12", "version": "3.12.1", "usable": False, "venv": True}
     bare = {"path": "/usr/bin/python3.9", "minor": "3.9", "version": "3.9.2", "usable": True, "venv": False}
@@ -396,12 +531,27 @@ _NAMES = st.one_of(st.none(), st.sampled_from(["ubuntu", "debian", "rocky", "24.
                     "loaded_version": st.sampled_from([None, "390.157", "470.256.02", "580.126.09", "999.1"]),
                     "module": st.sampled_from([None, "open", "proprietary"]),
                     "reason": st.none() | _TEXT,
-                }
+                },
+                optional={
+                    "installed_version": st.sampled_from([None, "535.261.03", "580.126.09", "999.1"]),
+                    "installed_module": st.sampled_from([None, "open", "proprietary"]),
+                    "source": st.sampled_from([None, "nvidia_repo", "distro", "runfile"]),
+                },
             ),
             "pythons": st.lists(_PYTHON, max_size=3),
             "environments": st.just({}),
             "unknown": st.just({}),
-        }
+        },
+        optional={
+            "container": st.sampled_from([None, "docker", "wsl"]),
+            "kernels": st.none()
+            | st.lists(
+                st.fixed_dictionaries(
+                    {"release": st.sampled_from(["6.1.0-28-amd64", "rescue"]), "next_boot": st.none() | st.booleans()}
+                ),
+                max_size=2,
+            ),
+        },
     )
 )
 def test_facts_of_any_host_give_an_answer(found: dict[str, Any]) -> None:
@@ -425,6 +575,7 @@ def asked(said: dict[str, Any]) -> dict[str, Any] | None:
         "gpus": [gpu_row(f"0x{device[5:]}") for device in devices if device],
         "nvswitches": [gpu_row("0x22a3")] if said.get("nvswitch") else [],
         "driver": {"loaded_version": said.get("driver"), "module": said.get("kernel_module")},
+        "kernels": [{"release": said[key], "next_boot": True} for key in ("next_boot_kernel",) if key in said],
         "pythons": [{"path": f"/usr/bin/python{minor}", "minor": minor, "usable": True} for minor in pythons],
         **{key: said.get(key) for key in ("arch", "kernel", "glibc", "secure_boot")},
     }

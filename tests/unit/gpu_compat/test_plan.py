@@ -75,9 +75,27 @@ def test_what_is_loaded_must_do_where_nothing_installs_a_driver(gpu_host: dict[s
     assert found["involves"] == ["host.driver", "request.driver"]
     whole = plan({"driver": "595", "environments": [TORCH]}, host_from_facts(gpu_host), today=TODAY)
     assert whole["plan"]["driver"]["branch"] == "595"
-    assert change(whole["plan"], gpu_host)["driver"] == {
-        "from": "580.126.09", "to": "595.91.07", "kernel_module": "open", "why": "580.126.09 is loaded"
-    }  # fmt: skip
+    found = change(whole["plan"], gpu_host)["driver"]
+    assert found["from"]["version"] == "580.126.09"
+    assert found["to"] == {"version": "595.91.07", "kernel_module": "open", "source": "nvidia_repo"}
+
+
+def test_only_a_loaded_driver_must_do_where_nothing_installs_one(gpu_host: dict[str, Any]) -> None:
+    waiting = {
+        **gpu_host,
+        "driver": {"loaded_version": None, "installed_version": "580.126.09", "reason": "not loaded"},
+    }
+    assert conflict({"environments": [TORCH]}, waiting)["id"] == "no_driver"
+    older = {**gpu_host, "driver": {"loaded_version": "535.309.01", "installed_version": "580.126.09", "reason": None}}
+    assert planned({"environments": [TORCH]}, older)["driver"]["version"] == "535.309.01"
+    whole = plan({"environments": [TORCH]}, host_from_facts(older), today=TODAY)
+    assert whole["plan"]["driver"]["version"] == "580.126.09"
+    assert whole["plan"]["driver"]["source"] == "nvidia_repo"
+
+
+def test_a_host_may_get_its_driver_and_no_environment(gpu_host: dict[str, Any]) -> None:
+    answer = planned({"environments": [], "cuda_toolkits": []}, gpu_host)
+    assert (answer["environments"], answer["driver"]["version"]) == ([], "580.126.09")
 
 
 def test_profile_follows_the_evidence(facts: dict[str, Any], gpu_host: dict[str, Any]) -> None:

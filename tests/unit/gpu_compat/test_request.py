@@ -49,7 +49,6 @@ def test_defaults_are_filled_in_and_the_argument_stays_as_it_was() -> None:
         ({"driver": 580}, "driver", ["580 is a number", '"580"']),
         ({"cuda_toolkits": "12.8"}, "cuda_toolkits", ["must be a list", '["12.8", "13.0"]']),
         ({"cuda_toolkits": [12.1]}, "cuda_toolkits[0]", ['"12.1" or "12.10"']),
-        ({"environments": []}, "environments", ["empty"]),
         ({"environments": {"name": "x"}}, "environments", ["must be a list"]),
         ({"environments": ["torch"]}, "environments[0]", ["must be a mapping"]),
     ],

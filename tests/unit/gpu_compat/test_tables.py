@@ -193,6 +193,19 @@ ROW_MUTATIONS: list[tuple[Mutation, str, str]] = [
         "packages.cuda_toolkit[{}].package",
         "known in braces: branch",
     ),
+    *[
+        (change("packages.repositories", field, value, systems=["rhel10"]), f"packages.repositories[{{}}].{path}", said)
+        for field, value, path, said in (
+            ("fingerprints", ["D42D 0685"], "fingerprints[0]", "the whole fingerprint of an OpenPGP key"),
+            ("key", "../x.pub", "key", "3bf863cc.pub"),
+            ("kind", "yum", "kind", "apt, dnf"),
+        )
+    ],
+    (
+        change("packages.repository_urls", "url", "http://mirror/"),
+        "packages.repository_urls[{}].url",
+        "begins with https://",
+    ),
     (change("gpu_chips.chips", "devices", {"2231": 5}, chip="GA102"), "gpu_chips.chips[{}].devices.2231", "in quotes"),
     (
         change("gpu_chips.chips", "devices", {"10DE": "x"}, chip="GA102"),
@@ -316,6 +329,22 @@ TABLE_MUTATIONS: list[tuple[Mutation, str, str]] = [
         "gpus.sources.new-page",
         "no row names",
     ),
+    # repositories
+    (
+        change("packages.repositories", "systems", ["rhel11"], systems=["rhel10"]),
+        "packages.repositories[{}].systems[0]".format(index("packages.repositories", systems=["rhel10"])),
+        "'rhel11' is no system; did you mean 'rhel10'?",
+    ),
+    (
+        change("packages.repositories", "systems", ["rhel9"], systems=["rhel10"]),
+        "packages.repositories",
+        "no row of NVIDIA's repository is for rhel10",
+    ),
+    (
+        change("packages.repositories", "fingerprints", ["A" * 40], systems=["debian13"]),
+        "packages.repositories[{}].fingerprints[0]".format(index("packages.repositories", systems=["debian13"])),
+        "is not the key in 8793F200.pub",
+    ),
     # GPUs
     (
         change("gpus.products", "compute_capability", "6.0", **K80),
@@ -357,7 +386,7 @@ TABLE_MUTATIONS: list[tuple[Mutation, str, str]] = [
     ),
     (
         change("drivers.kernel_limits", "packaging", "debian31", driver="535.274.02"),
-        "drivers.kernel_limits[2].packaging",
+        "drivers.kernel_limits[3].packaging",
         "no system",
     ),
     (

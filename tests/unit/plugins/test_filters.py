@@ -148,6 +148,68 @@ def test_plan_change_and_provided(facts: dict[str, Any]) -> None:
     assert template("planned | gpu_compat_change(facts)", "{}", **again)["driver"] is None
 
 
+GPU_FACTS = {
+    "gpus": [{"bus": "0000:01:00.0", "vendor": "0x10de", "device": "0x2204"}],
+    "driver": {"loaded_version": None, "module": None, "installed_version": None, "packages": {}, "reason": "none"},
+}
+
+
+def test_the_labs_settings_are_part_of_what_a_driver_is_set_up_with(facts: dict[str, Any]) -> None:
+    text = "settings: {nvidia_driver_persistence: false}"
+    here = {**facts, **GPU_FACTS}
+    answer = template("gpu_stack | gpu_compat_plan(facts)", WISH, facts=here)
+    again = {"planned": answer["plan"], "facts": here}
+    plain = template("planned | gpu_compat_change(facts)", text, **again)["driver"]
+    other = template("planned | gpu_compat_change(facts, driver_settings=settings)", text, **again)["driver"]
+    assert "services" in [row["step"] for row in plain["steps"]]
+    assert "services" not in [row["step"] for row in other["steps"]]
+    assert plain["digest"] != other["digest"]
+
+
+def test_the_doctor_finds_and_tells(facts: dict[str, Any]) -> None:
+    here = {**facts, **GPU_FACTS}
+    answer = template("gpu_stack | gpu_compat_plan(facts)", WISH, facts=here)
+    expression = "planned | gpu_compat_doctor(facts, planned | gpu_compat_change(facts))"
+    found = template(expression, "{}", planned=answer["plan"], facts=here)
+    assert [row["id"] for row in found] == ["driver_missing"]
+    text = template("found | gpu_compat_doctor_text", "{}", found={"gpu01": found})
+    assert "./provision --limit gpu01" in text
+    assert template("none | gpu_compat_doctor(facts)", "{}", facts=here) == []
+    whole = template("answer | gpu_compat_doctor(facts, driver_settings={})", "{}", answer=answer, facts=here)
+    assert whole == found
+    bare = {**here, "container": "docker"}
+    answer = template("gpu_stack | gpu_compat_plan(facts)", WISH, facts=bare)
+    found = template("answer | gpu_compat_doctor(facts)", "{}", answer=answer, facts=bare)
+    assert [row["id"] for row in found] == ["cannot_plan"]
+
+
+def test_the_removal_is_told_before_it_is_made(facts: dict[str, Any]) -> None:
+    driver = {**GPU_FACTS["driver"], "packages": {"libnvidia-ml1": "1", "nvidia-container-toolkit": "1"}}
+    found = template("facts | gpu_compat_removal", "{}", facts={**facts, "driver": driver})
+    assert found["packages"] == ["libnvidia-ml1"]
+
+
+def test_a_container_is_planned_by_what_is_loaded_below_it_unless_it_stands_for_a_machine(
+    facts: dict[str, Any],
+) -> None:
+    here = {**facts, **GPU_FACTS, "container": "docker"}
+    plain = template("gpu_stack | gpu_compat_plan(facts)", WISH, facts=here)
+    assert plain["conflicts"][0]["id"] == "no_driver"
+    own = template("gpu_stack | gpu_compat_plan(facts, container_is_host=true)", WISH, facts=here)
+    assert own["plan"]["driver"]["source"] == "nvidia_repo"
+    hosts = {
+        name: {"ansible_facts": {"gpu_facts": here}, "gpu_stack": {"environments": []}, **more}
+        for name, more in {"c": {}, "m": {"nvidia_driver_manage_kernel_module": "true"}}.items()
+    }
+    for words, expected in (
+        ("", ["conflict", "planned"]),
+        (", container_is_host=true", ["planned", "planned"]),
+        (", container_is_host=false", ["conflict", "conflict"]),
+    ):
+        answers = template(f"['c', 'm'] | gpu_compat_fleet(hosts{words})", "{}", hosts=hosts)
+        assert [answers[name]["status"] for name in ("c", "m")] == expected
+
+
 def test_check_names_host_file_and_line(tmp_path: Path) -> None:
     inventory = tmp_path / "all.yml"
     inventory.write_text(

@@ -3,11 +3,21 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import json
 import os
+import platform
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ansible
+import fabricated_hosts
 import pytest
 
 
@@ -26,6 +36,12 @@ def root(tmp_path: Path) -> Path:
         'PRETTY_NAME="Rocky Linux 9.4"\nID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\n'
     )
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def a_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the interpreters of whoever runs the tests out of them: some take long to answer."""
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
 
 
 def gather(module: ModuleType, root: Path, **params: Any) -> dict[str, Any]:
@@ -74,7 +90,9 @@ def test_no_pci_bus_at_all_is_evidence_but_an_unreadable_one_is_not(gpu_facts: M
 def test_loaded_driver(gpu_facts: ModuleType, root: Path) -> None:
     (root / "sys/module/nvidia").mkdir(parents=True)
     (root / "sys/module/nvidia/version").write_text("580.126.09\n")
-    assert gather(gpu_facts, root)["driver"] == {"loaded_version": "580.126.09", "module": None, "reason": None}
+    driver = gather(gpu_facts, root)["driver"]
+    assert (driver["loaded_version"], driver["module"], driver["reason"]) == ("580.126.09", None, None)
+    assert (driver["installed_version"], driver["source"], driver["mismatch"]) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -124,18 +142,321 @@ def test_user_directory_follows_xdg(gpu_facts: ModuleType, root: Path, monkeypat
     assert gather(gpu_facts, root, user_base_dir="")["base_dir"] == str(root / ".local/share/gpulab")
 
 
-def test_an_interpreter_in_a_closed_directory_is_not_for_all(gpu_facts: ModuleType, tmp_path: Path) -> None:
+def test_an_interpreter_in_a_closed_directory_is_not_for_all(tmp_path: Path) -> None:
+    from ansible.module_utils.host_interpreters import readable_by_all
+
     program = tmp_path / "bin" / "python3"
     program.parent.mkdir()
     program.write_text("")
     program.chmod(0o755)
     for directory in (tmp_path, *tmp_path.parents):
         if directory.stat().st_mode & 0o001 == 0:
-            assert gpu_facts._readable_by_all(str(program)) is False
+            assert readable_by_all(str(program)) is False
     program.parent.chmod(0o700)
-    assert gpu_facts._readable_by_all(str(program)) is False
+    assert readable_by_all(str(program)) is False
 
 
-def test_a_hanging_command_is_left_behind(gpu_facts: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_facts, "COMMAND_TIMEOUT", 0.2)
-    assert gpu_facts.Host({"root": str(root)}).run(["sleep", "30"]) is None
+def test_interpreters_are_asked_once_each_and_what_is_none_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from ansible.module_utils import host_interpreters
+
+    log = tmp_path / "log"
+    answer = '{"path": "%s", "version": "3.12.3", "minor": "3.12", "venv": false}' % (tmp_path / "python3.12")
+    for name, text in (("python3.12", answer), ("python3.13", "not an interpreter")):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho {name} >> {log}\necho '{text}'\n")
+        program.chmod(0o755)
+    (tmp_path / "python3.1").symlink_to("python3.12")
+    (tmp_path / "python3.12-config").write_text("")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    rows = host_interpreters.Interpreters("/nonexistent", "user").rows()
+    assert [row["minor"] for row in rows if row["path"].startswith(str(tmp_path))] == ["3.12"]
+    assert sorted(log.read_text().split()) == ["python3.12", "python3.13"]
+    own = os.path.realpath(sys.executable)
+    for row in rows:
+        if row["path"] == own:  # answered without starting it again, and the same
+            assert row["version"] == platform.python_version()
+
+
+def test_a_hanging_command_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ansible.module_utils import host_files
+
+    monkeypatch.setattr(host_files, "COMMAND_TIMEOUT", 0.2)
+    begun = time.monotonic()
+    # It ignores what can be ignored, and its child keeps the output open for longer than anybody waits.
+    assert host_files.Command(["sh", "-c", "trap '' TERM INT HUP; sleep 30 & sleep 30"]).output() is None
+    assert host_files.Command(["sh", "-c", "echo said; exit 3"]).output() is None
+    assert host_files.Command(["no-such-command-anywhere"]).output() is None
+    assert host_files.Command(["echo", "said"]).output() == "said\n"
+    assert time.monotonic() - begun < 5
+
+
+def test_a_function_that_hangs_is_left_behind() -> None:
+    from ansible.module_utils.host_files import Child
+
+    begun = time.monotonic()
+    assert Child(lambda: time.sleep(30), 0.2).answer() is None
+    assert Child(lambda: 1 / 0, 5).answer() is None
+    assert Child(lambda: {"said": [1, None]}, 5).answer() == {"said": [1, None]}
+    assert time.monotonic() - begun < 5
+
+
+# --- hosts by name ---------------------------------------------------------------------------------------------------
+
+
+def fabricated(module: ModuleType, tmp_path: Path, name: str) -> dict[str, Any]:
+    fabricated_hosts.HOSTS[name](tmp_path)
+    return gather(module, tmp_path)
+
+
+#: What is on the bus of each fabricated host: NVIDIA's GPUs, other vendors' GPUs, bridges, loaded driver.
+ON_THE_BUS = {
+    "gtx_1080_ti": (["0x1b06"], [], 0, None),
+    "k80": (["0x102d", "0x102d"], [], 0, None),
+    "p100_and_a100": (["0x15f8", "0x20f1"], [], 0, None),
+    "h100_hgx": (["0x2330"] * 8, [], 4, "580.126.09"),
+    "rtx_5090": (["0x2b85"], [], 0, None),
+    "gb200": (["0x2941"] * 4, [], 0, None),
+    "amd_only": ([], ["AMD 0x73bf", "AMD 0x74a1"], 0, None),
+    "no_pci": ([], [], 0, None),
+    "virtual_gpu": (["0x1eb8"], [], 0, None),
+    "secondary_display_function_only": (["0x1db6"], [], 0, None),
+    "driver_loaded_without_library": (["0x2204"], [], 0, "580.126.09"),
+    "mismatch": (["0x2204"], [], 0, "570.86.15"),
+}
+
+
+@pytest.mark.parametrize("name", fabricated_hosts.HOSTS)
+def test_every_fabricated_host_is_what_it_is_called(gpu_facts: ModuleType, tmp_path: Path, name: str) -> None:
+    facts = fabricated(gpu_facts, tmp_path, name)
+    found = ([gpu["device"] for gpu in facts["gpus"]], [gpu["name"] for gpu in facts["other_gpus"]])
+    assert (*found, len(facts["nvswitches"]), facts["driver"]["loaded_version"]) == ON_THE_BUS[name]
+    assert facts["simulated"] is True
+    assert facts["kernel"] == "6.8.0-45-generic"
+    assert set(facts["unknown"]) <= {"nouveau.in_initramfs"}  # no tree has the programs that list one
+
+
+def test_every_documented_key_is_there_and_no_other(gpu_facts: ModuleType, tmp_path: Path) -> None:
+    facts = fabricated(gpu_facts, tmp_path, "h100_hgx")
+    text = (Path(__file__).resolve().parents[3] / "docs/facts.md").read_text()
+    rows = [line.split("|")[1] for line in text.partition("## GPUs")[0].splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(facts)
+    assert facts["schema"] == 2
+    assert f"table: {facts['schema']}" in text
+
+
+def test_board_driver_and_link_of_a_gpu(gpu_facts: ModuleType, tmp_path: Path) -> None:
+    (gpu,) = fabricated(gpu_facts, tmp_path, "gtx_1080_ti")["gpus"]
+    assert gpu == {
+        "bus": "0000:01:00.0",
+        "vendor": "0x10de",
+        "device": "0x1b06",
+        "class": "0x030000",
+        "subsystem": "1458:376a",
+        "driver": "nouveau",
+        "link": {"speed": "2.5 GT/s PCIe", "width": 16, "speed_max": "8.0 GT/s PCIe", "width_max": 16},
+    }
+
+
+def test_what_the_bus_does_not_say_of_a_gpu_is_null(gpu_facts: ModuleType, root: Path) -> None:
+    pci(root, "0000:01:00.0", "0x10de", "0x1b06", "0x030000")
+    (gpu,) = gather(gpu_facts, root)["gpus"]
+    assert gpu["subsystem"] is None
+    assert gpu["driver"] is None
+    assert gpu["link"] == {"speed": None, "width": None, "speed_max": None, "width_max": None}
+    (root / "sys/bus/pci/devices/0000:01:00.0/device").unlink()
+    facts = gather(gpu_facts, root)
+    assert facts["gpus"][0]["device"] is None
+    assert "No such file" in facts["unknown"]["sys/bus/pci/devices/0000:01:00.0/device"]
+
+
+# --- nvidia-smi ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    ["sleep 45; echo fine", "trap '' TERM INT HUP; sleep 60 & wait; sleep 60", "echo ERR!; exit 0", None],
+    ids=["slow", "hangs", "prints-ERR", "missing"],
+)
+def test_nvidia_smi_is_never_asked_whatever_it_does(tmp_path: Path, behaviour: str | None) -> None:
+    tree, programs = tmp_path / "tree", tmp_path / "bin"
+    tree.mkdir()
+    programs.mkdir()
+    fabricated_hosts.mismatch(tree)
+    if behaviour is not None:
+        for place in (programs, tree / "usr/bin"):
+            program = place / "nvidia-smi"
+            program.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n{behaviour}\n")
+            program.chmod(0o755)
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "import ansible.module_utils; ansible.module_utils.__path__.append(sys.argv[3])\n"
+        "import json, time, gpu_facts; begun = time.monotonic()\n"
+        "facts = gpu_facts.Host(dict(root=sys.argv[4], scope='user', become_password_given=False,"
+        " base_dir='/opt/gpulab', user_base_dir=sys.argv[4])).facts()\n"
+        "print(json.dumps([time.monotonic() - begun, facts]))"
+    )
+    project = Path(__file__).resolve().parents[3]
+    site = Path(ansible.__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(site), str(project / "library"), str(project / "module_utils"), str(tree)],
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    seconds, facts = json.loads(done.stdout)
+    assert not (tmp_path / "asked").exists()
+    assert facts["driver"]["mismatch"] is not None
+    assert seconds < 3  # milliseconds on an idle machine; a slow nvidia-smi takes 45 s
+
+
+# --- this project's own notes ----------------------------------------------------------------------------------------
+
+
+def test_state_and_the_files_it_names(gpu_facts: ModuleType, tmp_path: Path) -> None:
+    fabricated_hosts.plain(tmp_path)
+    note = {"version": "580.126.09", "files": {"/etc/modprobe.d/x.conf": "abc", "/etc/gone": "def", "/etc": "ghi"}}
+    fabricated_hosts.write(tmp_path, "etc/modprobe.d/x.conf", "options nvidia\n")
+    assert gather(gpu_facts, tmp_path)["state"] is None
+    assert gather(gpu_facts, tmp_path)["managed"] == {}
+    fabricated_hosts.write(tmp_path, "var/lib/gpulab/driver.json", json.dumps(note))
+    facts = gather(gpu_facts, tmp_path)
+    assert facts["state"] == note
+    digest = hashlib.sha256(b"options nvidia\n").hexdigest()
+    assert facts["managed"] == {"/etc/modprobe.d/x.conf": digest, "/etc/gone": None, "/etc": None}
+    assert set(facts["unknown"]) == {"managed./etc"}
+
+
+@pytest.mark.parametrize("content", ["{half", '["a list"]', "", "\udcff\ud800"])
+def test_a_state_that_cannot_be_read_is_null_with_a_reason(gpu_facts: ModuleType, tmp_path: Path, content: str) -> None:
+    fabricated_hosts.plain(tmp_path)
+    fabricated_hosts.write(tmp_path, "var/lib/gpulab/driver.json", content.encode("utf-8", "surrogatepass"))
+    facts = gather(gpu_facts, tmp_path)
+    assert facts["state"] is None
+    assert "driver.json" in facts["unknown"]["state"]
+
+
+def closed_to_us(relative: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one file be there and not be ours to read, for root as well."""
+    import builtins
+
+    def guarded(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(path).endswith(f"/{relative}"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *args, **kwargs)
+
+    real = builtins.open
+    monkeypatch.setattr(builtins, "open", guarded)
+
+
+@pytest.mark.parametrize(
+    ("relative", "key", "where"),
+    [
+        ("var/lib/gpulab/driver.json", "state", ["state"]),
+        ("var/lib/dpkg/status", "packages", ["driver", "packages"]),
+        ("var/lib/dpkg/status", "packages", ["driver", "held"]),
+        ("var/lib/dpkg/status", "packages", ["package_manager", "broken"]),
+        ("boot/grub/grubenv", "next_boot_kernel", ["kernels", 0, "next_boot"]),
+        ("etc/default/grub", "next_boot_kernel", ["kernels", 0, "next_boot"]),
+        ("var/lib/gpulab/machine-owner-key.der", "machine_owner_key", ["machine_owner_key", "enrolled"]),
+        ("boot/initrd.img-6.8.0-45-generic", "nouveau.in_initramfs", ["nouveau", "in_initramfs"]),
+    ],
+)
+def test_what_is_closed_to_us_is_null_with_a_reason(
+    gpu_facts: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    relative: str,
+    key: str,
+    where: list[Any],
+) -> None:
+    fabricated_hosts.mismatch(tmp_path)
+    for name in ("var/lib/gpulab/driver.json", "boot/grub/grubenv", "var/lib/gpulab/machine-owner-key.der"):
+        fabricated_hosts.write(tmp_path, name, "{}")
+    closed_to_us(relative, monkeypatch)
+    facts = gather(gpu_facts, tmp_path)
+    value: Any = facts
+    for step in where:
+        value = value[step]
+    assert value is None
+    assert "ermission" in facts["unknown"][key] or "did not" in facts["unknown"][key]
+
+
+# --- small ones ------------------------------------------------------------------------------------------------------
+
+
+def test_uptime_reboot_and_space(gpu_facts: ModuleType, tmp_path: Path) -> None:
+    fabricated_hosts.plain(tmp_path)
+    facts = gather(gpu_facts, tmp_path)
+    assert facts["uptime_s"] == 5000
+    assert facts["boot_id"] == "7a1f6f6e-9f54-4a6c-8c43-0d2f7d2a3b11"
+    assert facts["reboot"] == {"required": False, "packages": []}
+    assert {"/", "/boot", "/usr", "/var", "/tmp", facts["base_dir"]} == set(facts["disk"])
+    assert all(size > 0 for size in facts["disk"].values())
+    fabricated_hosts.write(tmp_path, "run/reboot-required", "*** System restart required ***\n")
+    fabricated_hosts.write(tmp_path, "run/reboot-required.pkgs", "linux-base\nlibc6\nlinux-base\n")
+    assert gather(gpu_facts, tmp_path)["reboot"] == {"required": True, "packages": ["libc6", "linux-base"]}
+    (tmp_path / "proc/uptime").unlink()
+    facts = gather(gpu_facts, tmp_path)
+    assert facts["uptime_s"] is None
+    assert "No such file" in facts["unknown"]["proc/uptime"]
+
+
+MOUNTS = "sysfs /sys sysfs rw 0 0\nproc /proc proc rw 0 0\n/dev/vda / ext4 rw 0 0\noverlay /home overlay rw 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "simulated"),
+    [
+        ("", False),
+        ("/dev/vda /sys/bus/pci/devices ext4 rw 0 0", True),
+        ("overlay /sys/bus overlay rw 0 0", True),
+        ("tmpfs /sys/module/nvidia tmpfs rw 0 0", True),
+        ("/dev/vda /proc/driver ext4 rw 0 0", True),
+        ("/dev/vda /proc/sys/kernel/osrelease ext4 rw 0 0", True),
+        # What container engines do by themselves.
+        ("proc /proc/sys proc ro 0 0", False),
+        ("tmpfs /proc/driver/nvidia tmpfs ro 0 0", False),
+        ("proc /proc/driver/nvidia/gpus/0000:01:00.0 proc ro 0 0", False),
+        ("tmpfs /sys/firmware tmpfs ro 0 0", False),
+        ("lxcfs /proc/cpuinfo fuse.lxcfs rw 0 0", False),
+    ],
+)
+def test_hardware_that_is_mounted_over_the_kernels_own_files_is_simulated(
+    tmp_path: Path, line: str, simulated: bool
+) -> None:
+    from ansible.module_utils import host_files, host_state
+
+    fabricated_hosts.write(tmp_path, "proc/self/mounts", f"{MOUNTS}{line}\n")
+
+    class AsRoot(host_files.HostFiles):
+        def path(self, relative: str) -> str:
+            return str(tmp_path / relative)
+
+    assert host_state.simulated(AsRoot("/", {})) is simulated
+
+
+def test_an_absolute_link_stays_below_the_root(tmp_path: Path) -> None:
+    from ansible.module_utils.host_files import HostFiles
+
+    files = HostFiles(str(tmp_path), {})
+    fabricated_hosts.write(tmp_path, "usr/local/cuda-12.4/version.txt", "inside")
+    fabricated_hosts.link(tmp_path, "usr/local/cuda", "/etc/alternatives/cuda")
+    fabricated_hosts.link(tmp_path, "etc/alternatives/cuda", "/usr/local/cuda-12.4")
+    fabricated_hosts.link(tmp_path, "etc/loop", "loop")
+    fabricated_hosts.link(tmp_path, "etc/out", "../../../../../../etc/hostname")
+    assert files.text("usr/local/cuda/version.txt") == "inside"
+    assert files.real("usr/local/cuda") == "/usr/local/cuda-12.4"
+    assert files.text("etc/loop") is None
+    assert files.path("etc/out") == str(tmp_path / "etc/hostname")
+
+
+def test_what_runs_on_hosts_is_written_for_their_python() -> None:
+    project = Path(__file__).resolve().parents[3]
+    for file in [project / "library/gpu_facts.py", *(project / "module_utils").glob("host_*.py")]:
+        ast.parse(file.read_text(), feature_version=(3, 8))
+        imported = re.findall(r"(?m)^(?:from|import) (\w+)", file.read_text())
+        assert set(imported) <= sys.stdlib_module_names | {"ansible"}, file.name
