@@ -164,6 +164,16 @@ def containers() -> Outcome:
     return pytest("tests/containers", "--verbose", "--durations=0", "--durations-min=20", environment=engine_report())
 
 
+def driver() -> Outcome:
+    """Run the role nvidia_driver on hosts that pose as those of a lab, and build Debian's real packages."""
+    return pytest("tests/driver", "--verbose", "--durations=15", environment=engine_report())
+
+
+def virtual_machine() -> Outcome:
+    """Run the role nvidia_driver on a machine with a real kernel, through real reboots."""
+    return pytest("tests/vm", "--verbose", "--durations=0", "--durations-min=20")
+
+
 def engine_report() -> dict[str, str]:
     """Tell the container tests why they cannot run, where they cannot."""
     try:
@@ -210,6 +220,8 @@ STAGES = [
     Stage("playbooks", "environments, with stand-in packages", lambda: pytest("tests/playbooks", "--quiet")),
     Stage("molecule", "site.yml on a fresh host, twice, then verified", molecule, needs_engine=True),
     Stage("containers", "./provision as a person runs it, and bad input", containers, needs_engine=True),
+    Stage("driver", "drivers on hosts that pose as a lab's, and real builds", driver, needs_engine=True),
+    Stage("vm", "drivers on a real kernel, with real reboots", virtual_machine, needs_engine=True),
 ]
 
 

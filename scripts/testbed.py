@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -54,6 +54,7 @@ IMAGE_OPTIONS = [
     "--dpkgopt=path-exclude=/usr/share/doc/*",
 ]
 
+MTU = "com.docker.network.driver.mtu"  # the option of a network that sets the size of its packets
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 BOOTED = ("running", "degraded")  # what systemd says once it has done all it can
 SETTINGS = ROOT / ".ansible" / "test-bed"  # files that are mounted into test machines
@@ -278,6 +279,7 @@ class Bed:
     environment: dict[str, str]
     network: str = "bridge"
     machines: list[str] = field(default_factory=list)
+    networks: list[str] = field(default_factory=list)
 
     @classmethod
     def prepare(cls) -> Bed:
@@ -314,10 +316,12 @@ class Bed:
         note("test machines reach no package archive; going on with the bridge network")
         return "bridge"
 
-    def options(self) -> list[str]:
-        """Return the options of `docker run` that carry this machine's configuration."""
-        volumes = [f"--volume={volume}" for volume in self.volumes]
-        return volumes + [f"--env={name}={value}" for name, value in self.environment.items()]
+    def options(self, volumes: Sequence[str] = ()) -> list[str]:
+        """Return the options of `docker run` that carry this machine's configuration, and further volumes."""
+        taken = {volume.split(":")[1] for volume in volumes}
+        own = [volume for volume in self.volumes if volume.split(":")[1] not in taken]
+        mounts = [f"--volume={volume}" for volume in (*own, *volumes)]
+        return mounts + [f"--env={name}={value}" for name, value in self.environment.items()]
 
     def molecule_environment(self) -> dict[str, str]:
         """Return the variables that .config/molecule/config.yml is written in terms of."""
@@ -330,28 +334,94 @@ class Bed:
             "GPULAB_TEST_MNIST_DIR": str(mnist_directory() or ""),
         }
 
-    def machine(self, name: str, *, tmpfs: tuple[str, ...] = ()) -> Machine:
-        """Start a test machine. `tmpfs` mounts as docker writes them, `/opt/small:size=64m`."""
-        full_name = f"gpulab-test-{os.getpid()}-{name}"
+    def image_with(self, name: str, commands: Sequence[str], *, base: str = "", timeout: float = 1800) -> str:
+        """Return an image that is `base` after shell commands; made once for each recipe, and kept.
+
+        Commands run in one container of `base`, with this machine's configuration; a label keeps the seconds it took.
+        """
+        recipe = json.dumps([base or self.image, *commands])
+        tag = f"gpulab-test-{name}:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+        if output(["docker", "image", "inspect", "--format", "{{.Id}}", tag]):
+            return tag
+        note(f"building the image {tag}")
+        container = self._full_name(f"making-{name}")
+        command = ["docker", "run", f"--name={container}", f"--network={self.network}", *self.options()]
+        command += [base or self.image, "sh", "-ec", "\n".join(commands)]
+        started = time.monotonic()
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+            if done.returncode != 0:
+                raise Unavailable(f"the image {tag} cannot be built: {first_error(done.stderr or done.stdout)}")
+            changes = ["--change", f"LABEL gpulab.seconds={time.monotonic() - started:.0f}"]
+            changes += ["--change", 'CMD ["/lib/systemd/systemd"]']
+            subprocess.run(["docker", "commit", *changes, container, tag], check=True, capture_output=True)
+        finally:
+            subprocess.run(["docker", "rm", "--force", "--volumes", container], check=False, capture_output=True)
+        return tag
+
+    def own_network(self) -> str:
+        """Return a docker network of this bed's own, on which containers find each other by name.
+
+        Where only the host's network reaches the package archive, that is returned: there are no names on it.
+        """
+        if self.network == "host" or self.networks:
+            return [self.network, *self.networks][-1]
+        network = self._full_name("network")
+        # The engine's --mtu holds for its first bridge alone.
+        mtu = output(["docker", "network", "inspect", "--format", f'{{{{index .Options "{MTU}"}}}}', "bridge"])
+        options = ["--opt", f"{MTU}={mtu}"] if mtu.isdigit() else []
+        subprocess.run(["docker", "network", "create", *options, network], check=True, capture_output=True)
+        self.networks.append(network)
+        return network
+
+    def machine(
+        self,
+        name: str,
+        *,
+        tmpfs: tuple[str, ...] = (),
+        image: str = "",
+        network: str = "",
+        volumes: Sequence[str] = (),
+        options: Sequence[str] = (),
+        command: Sequence[str] = (),
+    ) -> Machine:
+        """Start a test machine and wait until it is up.
+
+        `tmpfs` and `volumes` are mounts as docker writes them (`/opt/small:size=64m`, `/here:/there:ro`; a volume
+        takes the place of this machine's own at the same path), `options` are further ones of `docker run`. With a
+        `command` the machine runs that instead of systemd, and nobody waits for it.
+        """
+        full_name = self._full_name(name)
         # No --privileged: some machines do not have all the capabilities that it asks for.
-        command = ["docker", "run", "--detach", "--name", full_name, "--hostname", name]
-        command += ["--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined", "--cgroupns=host"]
-        command += ["--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", f"--network={self.network}"]
+        start = ["docker", "run", "--detach", "--name", full_name, "--hostname", name]
+        start += ["--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined", "--cgroupns=host"]
+        start += ["--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", f"--network={network or self.network}"]
         mounts = ("/run", "/run/lock", "/tmp:exec", *tmpfs)
-        command += [f"--tmpfs={mount}" for mount in mounts]
-        command += [*self.options(), self.image, "/lib/systemd/systemd"]
-        subprocess.run(command, check=True, capture_output=True)
+        start += [f"--tmpfs={mount}" for mount in mounts]
+        start += [*self.options(volumes), *options, image or self.image, *(command or ["/lib/systemd/systemd"])]
         self.machines.append(full_name)
-        machine = Machine(full_name, self.network)
-        # systemd empties /tmp while it boots, so nothing may be put there before.
-        machine.wait_until(lambda: machine.run("systemctl is-system-running").output.strip() in BOOTED)
+        subprocess.run(start, check=True, capture_output=True)
+        machine = Machine(full_name, network or self.network)
+        if not command:
+            machine.wait_for_boot()
         return machine
 
-    def remove_machines(self) -> None:
-        """Remove every test machine that was started."""
-        if self.machines:
-            subprocess.run(["docker", "rm", "--force", "--volumes", *self.machines], check=False, capture_output=True)
-            self.machines.clear()
+    def _full_name(self, name: str) -> str:
+        """Return the name of something in the engine, which tells the runs of the tests apart."""
+        return f"gpulab-test-{os.getpid()}-{name}"
+
+    def remove_machines(self, names: Sequence[str] | None = None) -> None:
+        """Remove every test machine that was started, or those of these names."""
+        gone = list(self.machines if names is None else names)
+        if gone:
+            subprocess.run(["docker", "rm", "--force", "--volumes", *gone], check=False, capture_output=True)
+            self.machines = [machine for machine in self.machines if machine not in gone]
+
+    def remove_networks(self) -> None:
+        """Remove the networks that were made; their machines must be gone."""
+        for network in self.networks:
+            subprocess.run(["docker", "network", "rm", network], check=False, capture_output=True)
+        self.networks.clear()
 
 
 def apt_configuration() -> str:
@@ -415,6 +485,15 @@ class Machine:
             check=True,
             capture_output=True,
         )
+
+    def wait_for_boot(self) -> None:
+        """Wait until systemd has done all it can. It empties /tmp meanwhile: nothing may be put there before."""
+        self.wait_until(lambda: self.run("systemctl is-system-running").output.strip() in BOOTED)
+
+    def restart(self) -> None:
+        """Boot the machine again; what was mounted inside it is gone, its files stay."""
+        subprocess.run(["docker", "restart", "--time=5", self.name], check=True, capture_output=True)
+        self.wait_for_boot()
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 60) -> None:
         """Wait for a condition; raise TimeoutError after `timeout` seconds."""

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The test network of the driver's tests: a server of stand-in repositories, and hosts that pose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from posing_hosts import PosingHosts
+from repositories import Repositories
+from repository_server import RepositoryServer
+from testbed import Bed, Unavailable, apt_install, output
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies here, so that `-m "not containers"` leaves it out."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.containers)
+
+
+@pytest.fixture(scope="session")
+def bed() -> Iterator[Bed]:
+    """The test bed; where there can be none, every test is skipped with the reason."""
+    if "GPULAB_TEST_UNAVAILABLE" in os.environ:
+        pytest.skip(os.environ["GPULAB_TEST_UNAVAILABLE"])
+    try:
+        prepared = Bed.prepare()
+        ensure_tools()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    yield prepared
+    prepared.remove_machines()
+    prepared.remove_networks()
+
+
+def ensure_tools() -> None:
+    """Install what makes packages and their lists."""
+    tools = {"rpmbuild": "rpm", "createrepo_c": "createrepo-c", "gpg": "gnupg", "openssl": "openssl"}
+    missing = [package for tool, package in tools.items() if not output(["which", tool])]
+    if missing:
+        apt_install(missing)
+
+
+@pytest.fixture(scope="session")
+def repositories() -> Repositories:
+    """The stand-in repositories."""
+    return Repositories()
+
+
+@pytest.fixture(scope="session")
+def server(bed: Bed) -> Iterator[RepositoryServer]:
+    """The server of the test network."""
+    running = RepositoryServer(bed)
+    yield running
+    running.remove()
+
+
+@pytest.fixture(scope="module")
+def hosts(bed: Bed, server: RepositoryServer, repositories: Repositories) -> Iterator[PosingHosts]:
+    """Starts posing hosts, which live as long as the test module."""
+    started = PosingHosts(bed, server, repositories)
+    yield started
+    started.remove()
+    server.heal()

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the role nvidia_driver says and reads, without any host."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROLE = Path(__file__).resolve().parents[3] / "roles" / "nvidia_driver"
+
+
+@pytest.fixture(scope="module")
+def filters() -> ModuleType:
+    path = ROLE / "filter_plugins" / "nvidia_driver_filters.py"
+    spec = importlib.util.spec_from_file_location("gpulab_nvidia_driver_filters", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+DRIVER = {"version": "580.126.09", "licenses": {"nvidia": "Dual MIT/GPL"}}
+
+
+def module_of(version: str, licence: str = "Dual MIT/GPL") -> dict[str, Any]:
+    return {"path": "/lib/modules/6.1/updates/dkms/nvidia.ko", "version": version, "license": licence, "signer": None}
+
+
+def test_a_step_names_what_it_is_about(filters: ModuleType) -> None:
+    change = {"remove": ["cuda-drivers"], "remove_runfile": True, "headers": ["linux-headers-6.1"], "kernels": ["6.1"]}
+    said = filters.step_text({"step": "packages", "why": "the flavour changes"}, change)
+    assert said == "packages: the flavour changes (removes cuda-drivers, removes what a runfile installed)"
+    assert filters.step_text({"step": "hold", "why": "it is not held"}, change) == "hold: it is not held"
+
+
+def test_a_full_disk_is_named_with_what_is_needed_for_what(filters: ModuleType) -> None:
+    (said,) = filters.full({"/var": 3 << 30, "/usr": None, "/boot": 20 << 20})
+    assert said == "/boot has 20 MiB free, and 100 MiB are needed for a new initramfs"
+
+
+def test_work_is_named_with_its_owner(filters: ModuleType) -> None:
+    row = {"pid": 7, "user": "maria", "command": "python train.py", "age_s": 7500, "devices": ["/dev/nvidia0"]}
+    assert filters.work_text([row]).strip() == (
+        "python train.py (pid 7, user maria, for 2 h 5 min) has /dev/nvidia0 open"
+    )
+
+
+SOURCES = """### /etc/apt/sources.list
+# deb http://mirror.lab/debian bookworm non-free
+deb [arch=amd64 signed-by=/usr/share/keyrings/a.gpg] http://mirror.lab/debian bookworm main
+deb http://mirror.lab/debian/ bookworm contrib # the rest
+deb-src http://mirror.lab/debian bookworm non-free
+deb http://mirror.lab/flat ./
+### /etc/apt/sources.list.d/security.sources
+Types: deb deb-src
+URIs: http://mirror.lab/security
+Suites: bookworm-security
+Components: main
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ abc=
+
+Enabled: no
+Types: deb
+URIs: http://mirror.lab/off
+Suites: bookworm
+Components: main
+### /etc/apt/sources.list.d/tools.list
+deb https://other.lab/tools stable stable
+"""
+
+
+def test_components_are_added_to_the_hosts_own_archives_alone(filters: ModuleType) -> None:
+    assert filters.components(SOURCES, ["contrib", "non-free"]) == [
+        {
+            "uri": "http://mirror.lab/debian",
+            "suite": "bookworm",
+            "components": ["non-free"],
+            "signed_by": "/usr/share/keyrings/a.gpg",
+        },
+        {
+            "uri": "http://mirror.lab/security",
+            "suite": "bookworm-security",
+            "components": ["contrib", "non-free"],
+            "signed_by": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc=",
+        },
+    ]
+
+
+def test_what_is_there_already_is_not_named_again(filters: ModuleType) -> None:
+    assert filters.components("### /etc/apt/sources.list\ndeb u s main restricted\n", ["restricted"]) == []
+
+
+def test_the_newest_version_that_all_packages_have_is_taken(filters: ModuleType) -> None:
+    lines = [
+        "nvidia-driver | 535.309.01-0+deb12u1 | http://mirror.lab bookworm-security/non-free amd64 Packages",
+        "nvidia-driver | 535.261.03-1 | http://mirror.lab bookworm/non-free amd64 Packages",
+        "nvidia-open-kernel-dkms | 1:535.261.03-1 | http://mirror.lab bookworm/contrib amd64 Packages",
+        "linux-modules-nvidia-535-generic | 6.8.0-45.45 | http://mirror.lab noble amd64 Packages",
+    ]
+    assert filters.common_version(lines, "535") == "535.261.03-*"
+    assert filters.common_version(lines[:1] + lines[2:], "535") == ""
+    assert filters.common_version([], "535") == ""
+
+
+@pytest.mark.parametrize(
+    ("result", "bad"),
+    [
+        ({"changed": True, "finished": 1}, False),
+        ({"rc": 0, "msg": "Nothing to do", "results": []}, False),
+        ({"rc": 0, "msg": "", "results": ["Installed: a"]}, False),
+        ({"msg": "E: Unable to locate package nvidia-open"}, True),
+        ({"rc": 1, "failures": ["No package x available."], "msg": "Failed to install"}, True),
+        ({"started": 1, "finished": 0}, True),
+    ],
+)
+def test_a_failed_transaction_is_seen(filters: ModuleType, result: dict[str, Any], bad: bool) -> None:
+    assert filters.failed(result) is bad
+
+
+def test_a_held_lock_is_said_with_its_holder(filters: ModuleType) -> None:
+    facts = {"package_manager": {"lock": {"pid": 812, "command": "unattended-upgr"}, "broken": []}}
+    said = filters.install_text({"msg": "Failed to lock apt for exclusive operation"}, facts, {}, "")
+    assert "unattended-upgr (pid 812)" in said
+    assert "Run again" in said
+
+
+def test_a_removed_branch_is_said_as_such(filters: ModuleType) -> None:
+    said = filters.install_text({"msg": "No package matching 'cuda-drivers-510' is available"}, {}, {}, "")
+    assert "cuda-drivers-510" in said
+    assert "update this project" in said
+
+
+def test_a_repository_with_another_key_is_not_taken_for_one_without_the_package(filters: ModuleType) -> None:
+    told = "W: GPG error: https://lab.example InRelease: the public key is not available: NO_PUBKEY A4B4\nE: not signed"
+    said = filters.install_text({"msg": "Failed to update apt cache", "stderr": told}, {}, {}, "")
+    assert "NO_PUBKEY A4B4" in said
+    assert "nvidia_driver_repository_fingerprints" in said
+    assert "does not have it" not in said
+
+
+def test_what_is_there_already_is_asked_for_by_version(filters: ModuleType) -> None:
+    planned = {"exact": True, "branch": "580", "package_version": "580.126.09-*", "hold": ["nvidia-*", "libnvidia-*"]}
+    names = ["nvidia-driver-pinning-580.126.09", "nvidia-open", "nvidia-fabricmanager=580.126.09*"]
+    there = {
+        "nvidia-open": "580.178.04-1",
+        "libnvidia-cfg1": "3:580.178.04-1.el9",
+        "nvidia-driver-pinning-580.178.04": "580.178.04-1",
+        "nvidia-fabricmanager": "580.178.04-1",
+        "nvidia-settings": "510.47.03-0ubuntu1",
+        "nvidia-gone": "580.178.04-1",
+    }
+    assert filters.at_version(names, planned, there, ["nvidia-gone"], "=") == [
+        "nvidia-driver-pinning-580.126.09",
+        "nvidia-open=580.126.09-*",
+        "nvidia-fabricmanager=580.126.09*",
+        "libnvidia-cfg1=580.126.09-*",
+    ]
+    assert filters.at_version(names, {**planned, "exact": False}, there, [], "=") == names
+
+
+def test_dependencies_that_cannot_be_met_are_named(filters: ModuleType) -> None:
+    told = "The following packages have unmet dependencies:\n nvidia-open : Depends: dkms but it is not\nE: Unable"
+    said = filters.install_text({"msg": "E: Unable to correct problems", "stdout": told}, {}, {}, "")
+    assert "nvidia-open : Depends: dkms but it is not" in said
+
+
+def test_a_build_that_failed_is_said_with_the_compilers_words(filters: ModuleType) -> None:
+    facts = {"package_manager": {"lock": None, "broken": ["nvidia-dkms-open"]}}
+    log = {"path": "/var/lib/dkms/nvidia/580/build/make.log", "lines": ["x.c:1: error: no member", *["..."] * 20]}
+    said = filters.install_text({"msg": "E: Sub-process /usr/bin/dpkg returned an error code (1)"}, facts, log, "")
+    assert "x.c:1: error: no member" in said
+    assert "nvidia-dkms-open" in said
+
+
+def test_what_is_outside_of_the_family_is_not_removed(filters: ModuleType) -> None:
+    simulation = ["Inst nvidia-open (580)", "Remv nvidia-driver [535]", "Remv libcuda1:i386 [535]", "Remv gdm3 [43]"]
+    assert filters.touched(simulation, ["nvidia-*"]) == ["gdm3"]
+
+
+def test_a_module_that_is_not_as_planned_is_said(filters: ModuleType) -> None:
+    modules = {"6.2": module_of("580.95.05")}
+    said = filters.module_text(modules, DRIVER, ["6.2", "6.4"], {})
+    assert "580.95.05" in said
+    assert "for Linux 6.4 there is no module nvidia" in said
+
+
+def test_the_installers_errors_are_read_from_its_log(filters: ModuleType) -> None:
+    lines = [
+        "-> Building",
+        "ERROR: An NVIDIA kernel module 'nvidia-uvm' appears to be loaded.",
+        "ERROR: Installation has failed.",
+    ]
+    assert "appears to be loaded. Installation has failed." in filters.installer_text(lines, {})
+
+
+LGI = """
++-------------------------------------------------------+
+| GPU instances:                                        |
+| GPU   Name             Profile  Instance   Placement  |
+|                          ID       ID       Start:Size |
+|=======================================================|
+|   0  MIG 3g.40gb          9        1          0:4     |
+|   0  MIG 3g.40gb          9        2          4:4     |
++-------------------------------------------------------+
+""".splitlines()
+
+
+def test_gpus_that_are_divided_as_declared_are_left_alone(filters: ModuleType) -> None:
+    modes = ["00000000:17:00.0, Enabled, Enabled", "00000000:65:00.0, [N/A], [N/A]"]
+    assert filters.mig_changes({"all": ["3g.40gb", "3g.40gb"]}, modes, LGI) == []
+
+
+def test_another_division_takes_the_old_instances_off_first(filters: ModuleType) -> None:
+    modes = ["00000000:17:00.0, Enabled, Enabled"]
+    assert filters.mig_changes({"0000:17:00.0": ["1g.10gb"]}, modes, LGI) == [
+        ["mig", "-dci", "-i", "0"],
+        ["mig", "-dgi", "-i", "0"],
+        ["mig", "-i", "0", "-cgi", "1g.10gb", "-C"],
+    ]
+
+
+def test_mig_is_switched_on_before_it_is_divided_and_off_after(filters: ModuleType) -> None:
+    off = ["00000000:17:00.0, Disabled, Disabled"]
+    assert filters.mig_changes({"all": ["7g.80gb"]}, off, []) == [
+        ["-i", "0", "-mig", "1"],
+        ["mig", "-i", "0", "-cgi", "7g.80gb", "-C"],
+    ]
+    on = ["00000000:17:00.0, Enabled, Enabled"]
+    assert filters.mig_changes({"all": []}, on, LGI)[-1] == ["-i", "0", "-mig", "0"]
+    assert filters.mig_pending("00000000:17:00.0, Disabled, Enabled")

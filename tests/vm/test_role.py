@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The role nvidia_driver on a machine with a real kernel: real modules, real reboots, and connections that break."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driver_packages import VERSIONS, Repository
+from project_tree import ROOT
+from virtual_machine import IMPATIENT, VirtualMachine
+
+OLD, NEW = VERSIONS
+
+
+class Guest:
+    """The machine as a host of an inventory."""
+
+    def __init__(self, machine: VirtualMachine, repository: Repository, url: str, directory: Path) -> None:
+        self.machine = machine
+        key = directory / "key.asc"
+        key.write_text(repository.key)
+        self.variables = {
+            "gpu_stack": {"profile": "gpu", "cuda_toolkits": [], "cudnn": "none", "environments": []},
+            "nvidia_driver_repository_url": f"{url}/debian12/x86_64/",
+            "nvidia_driver_repository_key": str(key),
+            "nvidia_driver_repository_fingerprints": [repository.fingerprint],
+            "nvidia_driver_reboot_allowed": True,
+            "nvidia_driver_reboot_timeout": 240,
+        }
+
+    def command(self, *arguments: str, **variables: Any) -> list[str]:
+        """Return the command that provisions the machine."""
+        settings = {**self.variables, **variables}
+        inventory = str(self.machine.write_inventory(**IMPATIENT))
+        playbook = str(ROOT / "playbooks" / "provision.yml")
+        return ["ansible-playbook", "-i", inventory, "-e", json.dumps(settings), *arguments, playbook]
+
+    def provision(self, *arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        """Provision it as a person would, over SSH and with sudo."""
+        return subprocess.run(
+            self.command(*arguments, **variables),
+            cwd=ROOT,
+            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+
+    def says(self, command: str) -> str:
+        """Return what a command on the machine prints."""
+        return str(self.machine.ssh(command, check=True).output)
+
+
+@pytest.fixture
+def guest(machine: VirtualMachine, repository: Repository, repository_url: str, tmp_path: Path) -> Guest:
+    """A fresh machine with a GPU that nouveau drives."""
+    return Guest(machine, repository, repository_url, tmp_path)
+
+
+def changed(output: str) -> int:
+    """Return the number of changed tasks on the machine."""
+    found = re.search(r"^guest\s+: ok=\d+\s+changed=(\d+)", output, re.M)
+    assert found, output
+    return int(found[1])
+
+
+def test_a_driver_is_installed_through_a_reboot_and_replaced_by_a_newer_one(guest: Guest) -> None:
+    # nouveau is loaded from the initramfs and in use, so nothing but a reboot gets it out of the way.
+    guest.machine.ssh("touch /etc/test-bed/nouveau-in-initramfs && update-initramfs -u", check=True)
+    guest.machine.ssh("rmmod nouveau", check=True)
+    guest.machine.put("options nouveau busy=1\n", "/etc/modprobe.d/busy.conf")
+    guest.machine.ssh("modprobe nouveau", check=True)
+    kernel = guest.says("uname -r").strip()
+    done = guest.provision(gpu_stack={**guest.variables["gpu_stack"], "driver": OLD})
+    assert done.returncode == 0, done.stdout
+    assert guest.machine.reboots == 1
+    assert guest.says("cat /sys/module/nvidia/version") == f"{OLD}\n"
+    assert guest.says("lsmod").count("nouveau") == 0
+    assert f"nvidia/{OLD}, {kernel}" in guest.says("dkms status")
+    assert guest.says("systemctl is-active nvidia-persistenced") == "active\n"
+    again = guest.provision(gpu_stack={**guest.variables["gpu_stack"], "driver": OLD})
+    assert again.returncode == 0, again.stdout
+    assert changed(again.stdout) == 0, again.stdout
+    newer = guest.provision(gpu_stack={**guest.variables["gpu_stack"], "driver": NEW})
+    assert newer.returncode == 0, newer.stdout
+    assert guest.machine.reboots == 2
+    assert guest.says("cat /sys/module/nvidia/version") == f"{NEW}\n"
+    held = guest.says("apt-mark showhold").split()
+    assert {"nvidia-open", "nvidia-dkms-open", f"nvidia-driver-pinning-{NEW}"} <= set(held)
+
+
+def test_a_run_whose_connection_is_cut_is_finished_by_the_next(guest: Guest) -> None:
+    def cut() -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            if guest.machine.ssh("pgrep -f 'dkms|make' >/dev/null && pgrep dpkg >/dev/null").status == 0:
+                guest.machine.cut()
+                return
+            time.sleep(1)
+
+    watcher = threading.Thread(target=cut)
+    watcher.start()
+    broken = guest.provision()
+    watcher.join()
+    guest.machine.restore()
+    assert broken.returncode == 4, broken.stdout
+    assert "unreachable=1" in broken.stdout
+    done = guest.provision()
+    assert done.returncode == 0, done.stdout
+    assert guest.says("cat /sys/module/nvidia/version") == f"{NEW}\n"
+    log = guest.says("cat /var/log/dpkg.log")
+    assert len(re.findall(r" install nvidia-dkms-open:", log)) == 1, "installed once, not twice"
+    assert guest.says("dpkg --audit") == ""
+    again = guest.provision()
+    assert changed(again.stdout) == 0, again.stdout
+
+
+def test_a_machine_that_never_comes_back_is_said_and_bounded(guest: Guest) -> None:
+    guest.machine.put("options nouveau busy=1\n", "/etc/modprobe.d/busy.conf")
+    guest.machine.ssh("rmmod nouveau; modprobe nouveau", check=True)
+    guest.machine.go_down_at_reboot()
+    started = time.monotonic()
+    done = guest.provision(nvidia_driver_reboot_timeout=30)
+    assert done.returncode != 0
+    assert "has not come back within 30 s" in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stdout
+    assert time.monotonic() - started < 600
+
+
+def test_another_kernel_than_planned_is_seen_after_the_reboot(guest: Guest) -> None:
+    _, older = guest.machine.image.kernels
+    guest.machine.put("options nouveau busy=1\n", "/etc/modprobe.d/busy.conf")
+    guest.machine.ssh("rmmod nouveau; modprobe nouveau", check=True)
+    # As a boot loader that falls back does; the settings that are read say otherwise.
+    guest.machine.boot_once(older)
+    done = guest.provision()
+    flat = " ".join(done.stdout.split())
+    if done.returncode == 0:
+        # The boot loader's own note of it was read, so the module was built for the kernel that booted.
+        assert guest.says("uname -r").strip() == older
+        assert guest.says("cat /sys/module/nvidia/version") == f"{NEW}\n"
+    else:
+        assert f"it has booted Linux {older}" in flat, done.stdout
