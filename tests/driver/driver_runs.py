@@ -41,7 +41,7 @@ def steps_said(output: str, host: str) -> list[str]:
 def steps_taken(output: str, host: str) -> list[str]:
     """Return the steps that a real run takes on a host, in its order."""
     found = []
-    for step, names in re.findall(r"^included: .*/step_(\w+)\.yml for ([\w, ]+)", output, re.M):
+    for step, names in re.findall(r"^included: .*/step_(\w+)\.yml for ([\w, -]+)", output, re.M):
         if host in names.split(", ") and step not in found:
             found.append(step)
     return found

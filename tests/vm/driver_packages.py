@@ -49,8 +49,9 @@ grep -q ' nvidia-frontend$' /proc/devices || modprobe nvidia || exit 1
 """
 PERSISTENCED = """\
 #!/bin/sh
-# Holds a device open, which is all of the original that a test can see.
-exec sleep infinity 9</dev/nvidia0
+# Holds a device open under the original's name, which is all of it that a test can see.
+mkdir -p /var/lib/nvidia && cp -u /usr/bin/sleep /var/lib/nvidia/nvidia-persistenced
+exec /var/lib/nvidia/nvidia-persistenced infinity 9</dev/nvidia0
 """
 PERSISTENCED_UNIT = """\
 [Unit]

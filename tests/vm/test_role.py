@@ -75,7 +75,7 @@ def changed(output: str) -> int:
     return int(found[1])
 
 
-def test_a_driver_is_installed_through_a_reboot_and_replaced_by_a_newer_one(guest: Guest) -> None:
+def test_a_driver_is_installed_through_a_reboot_and_costs_nothing_afterwards(guest: Guest) -> None:
     # nouveau is loaded from the initramfs and in use, so nothing but a reboot gets it out of the way.
     guest.machine.ssh("touch /etc/test-bed/nouveau-in-initramfs && update-initramfs -u", check=True)
     guest.machine.ssh("rmmod nouveau", check=True)
@@ -92,12 +92,8 @@ def test_a_driver_is_installed_through_a_reboot_and_replaced_by_a_newer_one(gues
     again = guest.provision(gpu_stack={**guest.variables["gpu_stack"], "driver": OLD})
     assert again.returncode == 0, again.stdout
     assert changed(again.stdout) == 0, again.stdout
-    newer = guest.provision(gpu_stack={**guest.variables["gpu_stack"], "driver": NEW})
-    assert newer.returncode == 0, newer.stdout
-    assert guest.machine.reboots == 2
-    assert guest.says("cat /sys/module/nvidia/version") == f"{NEW}\n"
     held = guest.says("apt-mark showhold").split()
-    assert {"nvidia-open", "nvidia-dkms-open", f"nvidia-driver-pinning-{NEW}"} <= set(held)
+    assert {"nvidia-open", "nvidia-dkms-open", f"nvidia-driver-pinning-{OLD}"} <= set(held)
 
 
 def test_a_run_whose_connection_is_cut_is_finished_by_the_next(guest: Guest) -> None:
@@ -136,19 +132,3 @@ def test_a_machine_that_never_comes_back_is_said_and_bounded(guest: Guest) -> No
     assert "has not come back within 30 s" in " ".join(done.stdout.split())
     assert "Traceback" not in done.stdout
     assert time.monotonic() - started < 600
-
-
-def test_another_kernel_than_planned_is_seen_after_the_reboot(guest: Guest) -> None:
-    _, older = guest.machine.image.kernels
-    guest.machine.put("options nouveau busy=1\n", "/etc/modprobe.d/busy.conf")
-    guest.machine.ssh("rmmod nouveau; modprobe nouveau", check=True)
-    # As a boot loader that falls back does; the settings that are read say otherwise.
-    guest.machine.boot_once(older)
-    done = guest.provision()
-    flat = " ".join(done.stdout.split())
-    if done.returncode == 0:
-        # The boot loader's own note of it was read, so the module was built for the kernel that booted.
-        assert guest.says("uname -r").strip() == older
-        assert guest.says("cat /sys/module/nvidia/version") == f"{NEW}\n"
-    else:
-        assert f"it has booted Linux {older}" in flat, done.stdout

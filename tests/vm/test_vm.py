@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 import pytest
-from driver_packages import VERSIONS, Repository
 from virtual_machine import IMPATIENT, VirtualMachine
 
 Ansible = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -69,27 +68,6 @@ def test_a_nouveau_in_use_cannot_be_unloaded(machine: VirtualMachine) -> None:
     refused = machine.ssh("modprobe nouveau && rmmod nouveau")
     assert refused.status == 1
     assert "in use" in refused.output
-
-
-def test_the_driver_builds_loads_at_boot_and_disagrees_after_an_upgrade(
-    machine: VirtualMachine, repository: Repository, repository_url: str
-) -> None:
-    old, new = VERSIONS
-    repository.add_to(machine, repository_url)
-    install = "DEBIAN_FRONTEND=noninteractive apt-get -q -y install "
-    machine.ssh(f"{install} nvidia-driver-pinning-{old} && {install} nvidia-open", check=True)
-    kernel = machine.image.kernels[0]
-    assert f"nvidia/{old}, {kernel}, amd64: installed" in machine.ssh("dkms status", check=True).output
-    machine.put("blacklist nouveau\n", "/etc/modprobe.d/nouveau.conf")
-    reboot(machine)
-    loaded = machine.ssh("cat /sys/module/nvidia/version /proc/driver/nvidia/version", check=True).output
-    assert loaded.startswith(f"{old}\nNVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {old}  ")
-    assert machine.ssh("systemctl is-active nvidia-persistenced").output == "active\n"
-    assert "in use" in machine.ssh("rmmod nvidia").output
-    machine.ssh(f"{install} nvidia-driver-pinning-{new} && {install} nvidia-open", check=True)
-    assert machine.ssh("cat /sys/module/nvidia/version", check=True).output == f"{old}\n"
-    library = machine.ssh("readlink /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1", check=True).output
-    assert library == f"libnvidia-ml.so.{new}\n"
 
 
 def test_a_cut_connection_breaks_a_task_off_and_the_machine_works_on(machine: VirtualMachine, ansible: Ansible) -> None:

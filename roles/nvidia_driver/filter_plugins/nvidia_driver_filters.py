@@ -145,7 +145,8 @@ def at_version(
         return list(names)
 
     def moves(name: str) -> bool:
-        return not name.startswith("nvidia-driver-pinning-") and any(
+        # Ready-made modules have their kernel's version, and the packages that pin have it in their name.
+        return not name.startswith(("nvidia-driver-pinning-", "linux-")) and any(
             fnmatchcase(name, pattern) for pattern in planned["hold"]
         )
 
@@ -157,9 +158,9 @@ def at_version(
         and not any(asked.startswith(f"{name}{joint}") or asked == name for asked in names)
         and re.match(rf"(\d+:)?{planned['branch']}\.", version)
     ]
-    # The fabric manager comes with a version of its own.
+    # The plan names some with their version already.
     return [
-        f"{name}{joint}{planned['package_version']}" if moves(name) and "*" not in name else name
+        f"{name}{joint}{planned['package_version']}" if moves(name) and planned["version"] not in name else name
         for name in (*names, *sorted(beside))
     ]
 
@@ -183,7 +184,7 @@ def install_text(result: Mapping[str, Any], facts: Mapping[str, Any], log: Mappi
     again = "Run again: it goes on from here."
     if not int(result.get("finished", 1)):
         return f"It took longer than nvidia_driver_install_timeout allows and goes on on the host. {again}"
-    if re.search(r"could not get lock|failed to lock|lock-frontend|waiting for process|lockfile", told, re.I):
+    if _LOCKED.search(told):
         who = f"{lock['command']} (pid {lock['pid']})" if lock else "another package manager"
         return f"{who} has held the lock of the package manager longer than nvidia_driver_lock_timeout. {again}"
     if _UNTRUSTED.search(told):
@@ -204,6 +205,9 @@ def install_text(result: Mapping[str, Any], facts: Mapping[str, Any], log: Mappi
     return f"The package manager says: {_last(told, 4)} {hint} {again}".replace("  ", " ")
 
 
+_LOCKED = re.compile(
+    "could not get lock|failed to lock|frontend lock was locked|lock-frontend|waiting for process|lockfile", re.I
+)
 _UNTRUSTED = re.compile(
     "NO_PUBKEY|EXPKEYSIG|REVKEYSIG|BADSIG|is not signed|signature verification failed|GPG check FAILED|"
     "public key .*(not installed|does not match)",

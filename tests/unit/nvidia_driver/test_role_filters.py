@@ -146,8 +146,10 @@ def test_a_repository_with_another_key_is_not_taken_for_one_without_the_package(
 
 
 def test_what_is_there_already_is_asked_for_by_version(filters: ModuleType) -> None:
-    planned = {"exact": True, "branch": "580", "package_version": "580.126.09-*", "hold": ["nvidia-*", "libnvidia-*"]}
-    names = ["nvidia-driver-pinning-580.126.09", "nvidia-open", "nvidia-fabricmanager=580.126.09*"]
+    version = {"version": "580.126.09", "branch": "580", "package_version": "580.126.09-*"}
+    planned = {**version, "exact": True, "hold": ["*nvidia-*"]}
+    fabric_manager = "nvidia-fabricmanager=580.126.09*"
+    names = ["nvidia-driver-pinning-580.126.09", "nvidia-open", "linux-modules-nvidia-x", fabric_manager]
     there = {
         "nvidia-open": "580.178.04-1",
         "libnvidia-cfg1": "3:580.178.04-1.el9",
@@ -159,7 +161,8 @@ def test_what_is_there_already_is_asked_for_by_version(filters: ModuleType) -> N
     assert filters.at_version(names, planned, there, ["nvidia-gone"], "=") == [
         "nvidia-driver-pinning-580.126.09",
         "nvidia-open=580.126.09-*",
-        "nvidia-fabricmanager=580.126.09*",
+        "linux-modules-nvidia-x",
+        fabric_manager,
         "libnvidia-cfg1=580.126.09-*",
     ]
     assert filters.at_version(names, {**planned, "exact": False}, there, [], "=") == names
