@@ -284,12 +284,15 @@ def main() -> int:
     names = [stage.name for stage in STAGES]
     parser = argparse.ArgumentParser(prog="./test", description="Set up and run all tests.")
     parser.add_argument("--fast", action="store_true", help="leave out the stages that need containers")
+    parser.add_argument("--long", action="store_true", help="also run what takes very long (a second real build)")
     parser.add_argument("--only", action="append", default=[], choices=names, metavar="STAGE", help="repeatable")
     parser.add_argument("--list", action="store_true", help="list the stages and stop")
     arguments = parser.parse_args()
     if arguments.list:
         print("\n".join(f"{stage.name:13} {stage.purpose}" for stage in STAGES))
         return 0
+    if arguments.long:
+        os.environ["GPULAB_TEST_LONG"] = "1"
     started = time.monotonic()
     stages = choose(arguments.only, arguments.fast)
     outcomes = [run_stage(stage, f"{number}/{len(stages)}") for number, stage in enumerate(stages, start=1)]

@@ -6,6 +6,7 @@ done.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,11 @@ def variables_of(flavour: str) -> dict[str, Any]:
     return {"gpu_stack": stack, "nvidia_driver_manage_kernel_module": "true"}
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
+#: The second build takes seven minutes more and shows the same for another package.
+LONG = pytest.mark.skipif(not os.environ.get("GPULAB_TEST_LONG"), reason="a second real build; ./test --long runs it")
+
+
+@pytest.mark.parametrize("flavour", ["proprietary", pytest.param("open", marks=LONG)])
 def test_a_real_module_is_built_held_and_removed(start_real: StartReal, flavour: str) -> None:
     package, licence = FLAVOURS[flavour]
     host, variables = start_real(f"real-{flavour}", flavour), variables_of(flavour)

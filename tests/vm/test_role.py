@@ -96,30 +96,31 @@ def test_a_driver_is_installed_through_a_reboot_and_costs_nothing_afterwards(gue
     assert {"nvidia-open", "nvidia-dkms-open", f"nvidia-driver-pinning-{OLD}"} <= set(held)
 
 
-def test_a_run_whose_connection_is_cut_is_finished_by_the_next(guest: Guest) -> None:
-    def cut() -> None:
-        deadline = time.monotonic() + 300
+def test_a_run_whose_connection_is_cut_in_the_middle_goes_on_when_it_is_back(guest: Guest) -> None:
+    cut: list[float] = []
+
+    def cut_and_restore() -> None:
+        deadline = time.monotonic() + 400
         while time.monotonic() < deadline:
-            if guest.machine.ssh("pgrep -f 'dkms|make' >/dev/null && pgrep dpkg >/dev/null").status == 0:
+            if guest.machine.ssh("pgrep dpkg >/dev/null && pgrep -f dkms >/dev/null").status == 0:
                 guest.machine.cut()
+                cut.append(time.monotonic())
+                time.sleep(20)
+                guest.machine.restore()
                 return
             time.sleep(1)
 
-    watcher = threading.Thread(target=cut)
+    watcher = threading.Thread(target=cut_and_restore)
     watcher.start()
-    broken = guest.provision()
-    watcher.join()
-    guest.machine.restore()
-    assert broken.returncode == 4, broken.stdout
-    assert "unreachable=1" in broken.stdout
+    # The transaction runs detached on the machine, and asking for it is tried again.
     done = guest.provision()
+    watcher.join()
+    assert cut, "nothing was installed that could have been interrupted"
     assert done.returncode == 0, done.stdout
     assert guest.says("cat /sys/module/nvidia/version") == f"{NEW}\n"
     log = guest.says("cat /var/log/dpkg.log")
     assert len(re.findall(r" install nvidia-dkms-open:", log)) == 1, "installed once, not twice"
     assert guest.says("dpkg --audit") == ""
-    again = guest.provision()
-    assert changed(again.stdout) == 0, again.stdout
 
 
 def test_a_machine_that_never_comes_back_is_said_and_bounded(guest: Guest) -> None:
