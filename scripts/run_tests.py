@@ -284,7 +284,7 @@ def main() -> int:
     names = [stage.name for stage in STAGES]
     parser = argparse.ArgumentParser(prog="./test", description="Set up and run all tests.")
     parser.add_argument("--fast", action="store_true", help="leave out the stages that need containers")
-    parser.add_argument("--long", action="store_true", help="also run what takes very long (a second real build)")
+    parser.add_argument("--long", action="store_true", help="also run what takes very long (real builds)")
     parser.add_argument("--only", action="append", default=[], choices=names, metavar="STAGE", help="repeatable")
     parser.add_argument("--list", action="store_true", help="list the stages and stop")
     arguments = parser.parse_args()

@@ -48,11 +48,12 @@ def variables_of(flavour: str) -> dict[str, Any]:
     return {"gpu_stack": stack, "nvidia_driver_manage_kernel_module": "true"}
 
 
-#: The second build takes seven minutes more and shows the same for another package.
-LONG = pytest.mark.skipif(not os.environ.get("GPULAB_TEST_LONG"), reason="a second real build; ./test --long runs it")
+#: Each build takes five to seven minutes.
+LONG = pytest.mark.skipif(not os.environ.get("GPULAB_TEST_LONG"), reason="a real build: ./test --long")
 
 
-@pytest.mark.parametrize("flavour", ["proprietary", pytest.param("open", marks=LONG)])
+@LONG
+@pytest.mark.parametrize("flavour", FLAVOURS)
 def test_a_real_module_is_built_held_and_removed(start_real: StartReal, flavour: str) -> None:
     package, licence = FLAVOURS[flavour]
     host, variables = start_real(f"real-{flavour}", flavour), variables_of(flavour)
@@ -79,6 +80,7 @@ def test_a_real_module_is_built_held_and_removed(start_real: StartReal, flavour:
     assert host.must("find /etc /var/lib /usr/local -name '*gpulab*'") == ""
 
 
+@LONG
 def test_a_module_that_the_kernel_has_left_behind_is_refused_before_anything_is_done(start_real: StartReal) -> None:
     host = start_real("left-behind", "proprietary")  # that is the newest kernel
     variables = variables_of("open")
