@@ -75,7 +75,6 @@ def changed(output: str) -> int:
     return int(found[1])
 
 
-@pytest.mark.skipif(not os.environ.get("GPULAB_TEST_LONG"), reason="build and reboot: ./test --long")
 def test_a_driver_is_installed_through_a_reboot_and_costs_nothing_afterwards(guest: Guest) -> None:
     # nouveau is loaded from the initramfs and in use, so nothing but a reboot gets it out of the way.
     guest.machine.ssh("touch /etc/test-bed/nouveau-in-initramfs && update-initramfs -u", check=True)
