@@ -751,12 +751,6 @@ class VirtualMachine:
                 self.process.kill()
                 self.process.wait()
 
-    def shut_down(self, timeout: float = 60) -> Path:
-        """Shut the machine down in an orderly way; return its disk, which is kept until `stop`."""
-        self.ssh("systemctl poweroff", timeout=30)
-        self.process.wait(timeout=timeout)
-        return self.disk
-
     def stop(self) -> None:
         """End the machine and remove what was kept of it."""
         self.power_off()

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from engine import bed, mark_containers
 from project_tree import ROOT, project_files
-from testbed import Bed, Machine, Unavailable, mnist_directory
+from testbed import Bed, Machine, mnist_directory
+
+__all__ = ["bed"]  # a fixture, found by its name
 
 CHECKOUT = "/srv/gpulab"
 MNIST = "/srv/mnist"
@@ -17,22 +19,7 @@ MNIST = "/srv/mnist"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lies here, so that `-m "not containers"` leaves it out."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.containers)
-
-
-@pytest.fixture(scope="session")
-def bed() -> Iterator[Bed]:
-    """The test bed; where there can be none, every test is skipped with the reason."""
-    if "GPULAB_TEST_UNAVAILABLE" in os.environ:
-        pytest.skip(os.environ["GPULAB_TEST_UNAVAILABLE"])
-    try:
-        prepared = Bed.prepare()
-    except Unavailable as reason:
-        pytest.skip(str(reason))
-    yield prepared
-    prepared.remove_machines()
+    mark_containers(items, Path(__file__).parent)
 
 
 @pytest.fixture(scope="module")

@@ -3,37 +3,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from engine import bed, mark_containers
 from posing_hosts import PosingHosts
 from repositories import Repositories
 from repository_server import RepositoryServer
 from testbed import Bed, Unavailable, apt_install, output
 
+__all__ = ["bed"]  # a fixture, found by its name
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what lies here, so that `-m "not containers"` leaves it out."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.containers)
-
-
-@pytest.fixture(scope="session")
-def bed() -> Iterator[Bed]:
-    """The test bed; where there can be none, every test is skipped with the reason."""
-    if "GPULAB_TEST_UNAVAILABLE" in os.environ:
-        pytest.skip(os.environ["GPULAB_TEST_UNAVAILABLE"])
-    try:
-        prepared = Bed.prepare()
-        ensure_tools()
-    except Unavailable as reason:
-        pytest.skip(str(reason))
-    yield prepared
-    prepared.remove_machines()
-    prepared.remove_networks()
+    mark_containers(items, Path(__file__).parent)
 
 
 def ensure_tools() -> None:
@@ -45,8 +30,12 @@ def ensure_tools() -> None:
 
 
 @pytest.fixture(scope="session")
-def repositories() -> Repositories:
-    """The stand-in repositories."""
+def repositories(bed: Bed) -> Repositories:
+    """The stand-in repositories; where nothing can make them, every test is skipped with the reason."""
+    try:
+        ensure_tools()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
     return Repositories()
 
 

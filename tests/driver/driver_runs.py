@@ -26,13 +26,6 @@ def variables_of(server: Any, published: Any, request: dict[str, Any] | None = N
     }
 
 
-def recap(output: str, host: str) -> dict[str, int]:
-    """Return the numbers of a host in Ansible's recap."""
-    line = re.search(rf"^{host}\s+: (.*)$", output, re.M)
-    assert line, output
-    return {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line[1])}
-
-
 def steps_said(output: str, host: str) -> list[str]:
     """Return the steps that a run in check mode names for a host."""
     return re.findall(rf"^changed: \[{host}\] => \(item=(\w+)\)", output, re.M)

@@ -22,7 +22,7 @@ from typing import Any
 
 import fabricated_hosts
 import yaml
-from project_tree import ROOT
+from ansible_runs import run_playbook
 from real_packages import archive_kernel
 from repositories import KERNELS, SUITES, Published, Repositories, is_dnf
 from repository_server import RepositoryServer
@@ -462,18 +462,5 @@ def play(
         if isinstance(playbook, str):
             (Path(directory) / "playbook.yml").write_text(playbook)
             playbook = Path(directory) / "playbook.yml"
-        programs = Path(shutil.which("ansible-playbook") or ROOT / ".venv-test/bin/ansible-playbook")
-        settings = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **(environment or {})}
-        command = [str(programs), "--inventory", str(listing), str(playbook), *arguments]
-        started = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | settings,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=timeout,
-        )
-    return Result(started.returncode, started.stdout, 0.0)
+        words = ["--inventory", str(listing), str(playbook), *arguments]
+        return run_playbook(*words, environment=environment, timeout=timeout)

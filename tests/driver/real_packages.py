@@ -34,17 +34,6 @@ def image_with_headers(bed: Bed, flavour: str) -> str:
     return bed.image_with("headers", (*HEADERS, NEWEST if flavour == "proprietary" else OLDEST, "apt-get clean"))
 
 
-def image_with_driver(bed: Bed, flavour: str) -> str:
-    """Return the image of a host on which DKMS has built the module of the archive's driver."""
-    package, _ = FLAVOURS[flavour]
-    # Security updates come to the flavours at different times, and the parts fit each other in one version only.
-    pin = f"version=$(apt-cache policy {package} | sed -n 's/ *Candidate: *\\([^-]*\\)-.*/\\1/p')\n"
-    pin += r"printf 'Package: *nvidia* libcuda1\nPin: version %s-*\nPin-Priority: 1001\n' "
-    pin += '"$version" >/etc/apt/preferences.d/one'
-    commands = (pin, f"{INSTALL} {package}", "rm /etc/apt/preferences.d/one", "apt-get clean")
-    return bed.image_with(f"real-{flavour}", commands, base=image_with_headers(bed, flavour))
-
-
 def archive_kernel(machine: Machine) -> str:
     """Return the release of the kernel that the headers are for."""
     found = machine.run("ls -d /lib/modules/*/build").output

@@ -11,7 +11,8 @@ from typing import Any
 import fabricated_hosts as f
 import pytest
 import yaml
-from driver_runs import PLAYBOOKS, facts_of, recap, steps_said, steps_taken, variables_of
+from ansible_runs import recap
+from driver_runs import PLAYBOOKS, facts_of, steps_said, steps_taken, variables_of
 from posing_hosts import PosingHost, play
 from project_tree import ROOT
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import fabricated_hosts
 import pytest
-from driver_runs import PLAYBOOKS, REQUEST, facts_of, provision, recap
+from ansible_runs import recap
+from driver_runs import PLAYBOOKS, REQUEST, facts_of, provision
 from posing_hosts import PosingHost, PosingHosts, play
 from real_packages import FLAVOURS, image_with_headers
 from testbed import Bed, Unavailable

@@ -11,7 +11,8 @@ from typing import Any
 
 import fabricated_hosts as f
 import pytest
-from driver_runs import PLAYBOOKS, facts_of, provision, recap, steps_taken, variables_of
+from ansible_runs import recap
+from driver_runs import PLAYBOOKS, facts_of, provision, steps_taken, variables_of
 from posing_hosts import PosingHost, play
 from project_tree import ROOT
 from repositories import KERNELS

@@ -20,7 +20,8 @@ from typing import Any
 
 import fabricated_hosts as f
 import pytest
-from driver_runs import PLAYBOOKS, facts_of, provision, recap, variables_of
+from ansible_runs import recap
+from driver_runs import PLAYBOOKS, facts_of, provision, variables_of
 from posing_hosts import PosingHost, inventory, play
 from project_tree import ROOT
 

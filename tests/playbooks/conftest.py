@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_runs import SETTINGS, recap
 from standins import make_package
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,9 +31,7 @@ class Run:
     @property
     def changed(self) -> int:
         """Return the number of changed tasks that the recap counts."""
-        found = re.search(r"\bok=\d+ +changed=(\d+)", self.output)
-        assert found, self.output
-        return int(found.group(1))
+        return recap(self.output, "localhost")["changed"]
 
     def succeeded(self) -> Run:
         """Fail with the whole output unless the run succeeded."""
@@ -114,7 +112,7 @@ class Machine:
     def environment(self) -> dict[str, str]:
         """Return a plain environment without the settings of this machine's pip."""
         plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        return plain | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"}
+        return plain | SETTINGS | {"LC_ALL": "C.UTF-8"}
 
     def manifest(self, name: str) -> dict[str, Any]:
         """Return the manifest of the current generation of an environment."""

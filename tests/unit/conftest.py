@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ansible.module_utils
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,19 +26,18 @@ def _load(name: str, path: Path) -> ModuleType:
     return module
 
 
-# On a host Ansible packs module_utils/ into its own package; here the same names lead to the same files.
-for _helper in ("environment_store", "package_index", "openpgp_keys"):
-    _load(f"ansible.module_utils.{_helper}", ROOT / "module_utils" / f"{_helper}.py")
+# On a host Ansible packs module_utils/ into its own package; here that package finds the same files.
+ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 
 @pytest.fixture(scope="session")
 def store() -> ModuleType:
-    return sys.modules["ansible.module_utils.environment_store"]
+    return importlib.import_module("ansible.module_utils.environment_store")
 
 
 @pytest.fixture(scope="session")
 def package_index() -> ModuleType:
-    return sys.modules["ansible.module_utils.package_index"]
+    return importlib.import_module("ansible.module_utils.package_index")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ansible_runs import SETTINGS
 from driver_packages import Repository
 from project_tree import ROOT
 from testbed import Unavailable
@@ -70,7 +71,7 @@ def run_ansible(machine: VirtualMachine, *words: str, **variables: str) -> subpr
     return subprocess.run(
         ["ansible", "guest", "-i", str(machine.write_inventory(**variables)), *words],
         cwd=ROOT,
-        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"},
+        env=os.environ | SETTINGS,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 
-from virtual_machine import Image, VirtualMachine
+from virtual_machine import Image
 
 VERSIONS = ("580.126.09", "595.91.07")
 MODULE = Path(__file__).parent / "nvidia-module"
 OWNER = "Test bed <test-bed@example.invalid>"
-KEYRING = "/etc/apt/keyrings/test-bed.asc"
 
 # dkms is told what to build as NVIDIA's own scripts do it, with Debian's helper.
 DKMS_POSTINST = """\
@@ -217,10 +216,3 @@ class Repository:
         content = path.read_bytes()
         checksum = hashlib.sha256(content).hexdigest()
         return f"{control.strip()}\nFilename: ./{path.name}\nSize: {len(content)}\nSHA256: {checksum}\n"
-
-    def add_to(self, machine: VirtualMachine, url: str) -> None:
-        """Make the repository, served at `url`, a package source of a machine (what the role does by itself)."""
-        machine.put(self.key, KEYRING)
-        source = f"deb [signed-by={KEYRING}] {url}/debian12/x86_64/ /\n"
-        machine.put(source, "/etc/apt/sources.list.d/test-bed.list")
-        machine.ssh("apt-get -q update", check=True)

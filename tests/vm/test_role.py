@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_runs import recap, run_playbook
 from driver_packages import VERSIONS, Repository
 from project_tree import ROOT
+from testbed import Result
 from virtual_machine import IMPATIENT, VirtualMachine
 
 OLD, NEW = VERSIONS
@@ -36,26 +36,11 @@ class Guest:
             "nvidia_driver_reboot_timeout": 240,
         }
 
-    def command(self, *arguments: str, **variables: Any) -> list[str]:
-        """Return the command that provisions the machine."""
-        settings = {**self.variables, **variables}
-        inventory = str(self.machine.write_inventory(**IMPATIENT))
-        playbook = str(ROOT / "playbooks" / "provision.yml")
-        return ["ansible-playbook", "-i", inventory, "-e", json.dumps(settings), *arguments, playbook]
-
-    def provision(self, *arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    def provision(self, **variables: Any) -> Result:
         """Provision it as a person would, over SSH and with sudo."""
-        return subprocess.run(
-            self.command(*arguments, **variables),
-            cwd=ROOT,
-            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=900,
-        )
+        settings = json.dumps({**self.variables, **variables})
+        inventory = str(self.machine.write_inventory(**IMPATIENT))
+        return run_playbook("-i", inventory, "-e", settings, str(ROOT / "playbooks" / "provision.yml"), timeout=900)
 
     def says(self, command: str) -> str:
         """Return what a command on the machine prints."""
@@ -68,13 +53,6 @@ def guest(machine: VirtualMachine, repository: Repository, repository_url: str, 
     return Guest(machine, repository, repository_url, tmp_path)
 
 
-def changed(output: str) -> int:
-    """Return the number of changed tasks on the machine."""
-    found = re.search(r"^guest\s+: ok=\d+\s+changed=(\d+)", output, re.M)
-    assert found, output
-    return int(found[1])
-
-
 def test_a_driver_is_installed_through_a_reboot_and_costs_nothing_afterwards(guest: Guest) -> None:
     # nouveau is loaded from the initramfs and in use, so nothing but a reboot gets it out of the way.
     guest.machine.ssh("touch /etc/test-bed/nouveau-in-initramfs && update-initramfs -u", check=True)
@@ -83,15 +61,15 @@ def test_a_driver_is_installed_through_a_reboot_and_costs_nothing_afterwards(gue
     guest.machine.ssh("modprobe nouveau", check=True)
     kernel = guest.says("uname -r").strip()
     done = guest.provision(gpu_stack={**guest.variables["gpu_stack"], "driver": OLD})
-    assert done.returncode == 0, done.stdout
+    assert done.status == 0, done.output
     assert guest.machine.reboots == 1
     assert guest.says("cat /sys/module/nvidia/version") == f"{OLD}\n"
     assert guest.says("lsmod").count("nouveau") == 0
     assert f"nvidia/{OLD}, {kernel}" in guest.says("dkms status")
     assert guest.says("systemctl is-active nvidia-persistenced") == "active\n"
     again = guest.provision(gpu_stack={**guest.variables["gpu_stack"], "driver": OLD})
-    assert again.returncode == 0, again.stdout
-    assert changed(again.stdout) == 0, again.stdout
+    assert again.status == 0, again.output
+    assert recap(again.output, "guest")["changed"] == 0, again.output
     held = guest.says("apt-mark showhold").split()
     assert {"nvidia-open", "nvidia-dkms-open", f"nvidia-driver-pinning-{OLD}"} <= set(held)
 
@@ -116,7 +94,7 @@ def test_a_run_whose_connection_is_cut_in_the_middle_goes_on_when_it_is_back(gue
     done = guest.provision()
     watcher.join()
     assert cut, "nothing was installed that could have been interrupted"
-    assert done.returncode == 0, done.stdout
+    assert done.status == 0, done.output
     assert guest.says("cat /sys/module/nvidia/version") == f"{NEW}\n"
     log = guest.says("cat /var/log/dpkg.log")
     assert len(re.findall(r" install nvidia-dkms-open:", log)) == 1, "installed once, not twice"
@@ -129,7 +107,7 @@ def test_a_machine_that_never_comes_back_is_said_and_bounded(guest: Guest) -> No
     guest.machine.go_down_at_reboot()
     started = time.monotonic()
     done = guest.provision(nvidia_driver_reboot_timeout=30)
-    assert done.returncode != 0
-    assert "has not come back within 30 s" in " ".join(done.stdout.split())
-    assert "Traceback" not in done.stdout
+    assert done.status != 0
+    assert "has not come back within 30 s" in " ".join(done.output.split())
+    assert "Traceback" not in done.output
     assert time.monotonic() - started < 600

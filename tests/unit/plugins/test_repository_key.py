@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import subprocess
 import sys
@@ -29,20 +30,17 @@ AP9k1RCQNzd3BnPcijAgn44CPbETGMheCNeyrRCZ7jmMDQ==
 FINGERPRINT = "AF799956B02EA6AB064572FDBF9DE7FD2504D246"
 
 
-#: Puts the module's helper where Ansible would, then runs the module.
-HELPER = ROOT / "module_utils" / "openpgp_keys.py"
+#: Lets the module find its helper as tests/unit/conftest.py does, then runs it.
 PROGRAM = f"""
-import ansible.module_utils, importlib.util, runpy, sys
-spec = importlib.util.spec_from_file_location("ansible.module_utils.openpgp_keys", "{HELPER}")
-sys.modules[spec.name] = helper = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(helper)
+import ansible.module_utils, runpy
+ansible.module_utils.__path__.append("{ROOT}/module_utils")
 runpy.run_path("{ROOT}/library/repository_key.py", run_name="__main__")
 """
 
 
 @pytest.fixture(scope="module")
 def keys() -> ModuleType:
-    return sys.modules["ansible.module_utils.openpgp_keys"]
+    return importlib.import_module("ansible.module_utils.openpgp_keys")
 
 
 def run(tmp_path: Path, check: bool = False, **options: Any) -> dict[str, Any]:
