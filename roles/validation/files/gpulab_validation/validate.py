@@ -26,15 +26,15 @@ import traceback
 
 sys.dont_write_bytecode = True  # the directory of the programs belongs to the role: nothing else may appear in it
 
-import files  # noqa: E402
-import gates  # noqa: E402
-import host  # noqa: E402
-import lock  # noqa: E402
-import mnist_data  # noqa: E402
-import processes  # noqa: E402
-import reuse  # noqa: E402
-import settings as settings_module  # noqa: E402
-import verdict as verdict_module  # noqa: E402
+import files
+import gates
+import host
+import lock
+import mnist_data
+import processes
+import reuse
+import settings as settings_module
+import verdict as verdict_module
 
 PROGRAMS = os.path.dirname(os.path.abspath(__file__))
 KEPT_RUNS = 10
