@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import transform_to_native_types
 
@@ -34,12 +35,24 @@ class ActionModule(ActionBase):
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the module and add to its answer."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        result.update(self._execute_module(task_vars=task_vars, wrap_async=self._task.async_val))
+        arguments = self._task.args | self._earlier(task_vars or {})
+        result.update(self._execute_module(module_args=arguments, task_vars=task_vars, wrap_async=self._task.async_val))
         facts = (result.get("ansible_facts") or {}).get("gpu_facts") or {}
         if facts.get("gpus"):  # a module that failed has none
             tables = self._tables(task_vars or {})
             facts["gpus"] = [{**gpu, **named(gpu, tables)} for gpu in facts["gpus"]]
         return result
+
+    def _earlier(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Return the options that a second look takes over from the first one."""
+        if not boolean(self._task.args.get("again", False)):
+            return {}
+        facts = (task_vars.get("ansible_facts") or {}).get("gpu_facts")
+        if not facts:
+            raise AnsibleActionFail("again: true, and there are no facts of a first look; leave it out")
+        # Only the one of the two directories that belongs to the scope is used.
+        places = dict.fromkeys(("base_dir", "user_base_dir"), facts["base_dir"])
+        return {"scope": facts["scope"], "privilege": facts["privilege"], **places}
 
     def _tables(self, task_vars: dict[str, Any]) -> Tables:
         """Return the tables with the lab's own rows, which may name GPUs that the shipped ones do not know."""

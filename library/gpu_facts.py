@@ -43,10 +43,14 @@ options:
     description: the same in user scope; empty means C(gpulab) below the user's data directory (XDG_DATA_HOME).
     type: str
     default: ""
-  privilege:
+  again:
     description:
-      - C(privilege) of earlier facts, to be taken over. A role that runs as root by then would otherwise take root for
-        the user that logs in.
+      - Look a second time at a host that has been looked at. Where it keeps its files and who logs in are taken over
+        from the facts that are there; a task that runs as root by then would otherwise take root for that user.
+    type: bool
+    default: false
+  privilege:
+    description: C(privilege) of earlier facts; the action plugin hands it over for O(again).
     type: dict
 attributes:
   check_mode: {support: full, description: Changes nothing.}
@@ -101,6 +105,7 @@ def main():
             become_password_given=dict(type="bool", default=False, no_log=False),
             base_dir=dict(type="path", default="/opt/gpulab"),
             user_base_dir=dict(type="str", default=""),
+            again=dict(type="bool", default=False),
             privilege=dict(type="dict"),
         ),
         supports_check_mode=True,

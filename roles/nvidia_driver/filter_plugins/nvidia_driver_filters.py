@@ -195,7 +195,7 @@ def install_text(result: Mapping[str, Any], facts: Mapping[str, Any], log: Mappi
     if _NOT_THERE.search(told):
         return f"The repository does not have it: {_last(told, 2)} {hint or _GONE}"
     if broken:
-        why = f"\nThe end of {log['path']}:\n{_tail(log['lines'])}\n" if log.get("lines") else f" {_last(told, 3)} "
+        why = f"{end}\n" if (end := _end_of(log)) else f" {_last(told, 3)} "
         names = ", ".join(broken[:6])
         return f"Half-configured: {names}.{why}Mend the cause and run again: what is half-done is finished first."
     unmet = re.search(r"unmet dependencies:\n(.*?)(?:\nE: |\Z)", told, re.S)
@@ -230,11 +230,16 @@ def _last(text: str, count: int) -> str:
     return " ".join(dict.fromkeys(errors[-count:]))
 
 
-def _tail(lines: Sequence[str]) -> str:
-    """Return what a person needs of a compiler's log: its errors where it names some, else its end; long lines cut."""
+def _end_of(log: Mapping[str, Any]) -> str:
+    """Return what a person needs of a compiler's log, its errors where it names some, else its end, long lines cut;
+    nothing where there is no log."""
+    lines: Sequence[str] = log.get("lines") or ()
+    if not lines:
+        return ""
     errors = [line for line in lines if re.search(r"\b(fatal )?error: |\*\*\* ", line)]
     shown = errors[:LAST_LINES] or lines[-LAST_LINES:]
-    return "\n".join(f"  {line if len(line) <= LONGEST else line[: LONGEST - 2] + ' …'}" for line in shown)
+    cut = [f"  {line if len(line) <= LONGEST else line[: LONGEST - 2] + ' …'}" for line in shown]
+    return "\n".join([f"\nThe end of {log['path']}:", *cut])
 
 
 def touched(simulation: Iterable[str], family: Sequence[str]) -> list[str]:
@@ -244,21 +249,8 @@ def touched(simulation: Iterable[str], family: Sequence[str]) -> list[str]:
     return [name for name in removed if not any(fnmatchcase(name.split(":")[0], pattern) for pattern in patterns)]
 
 
-#: Packages of the driver's family that no hold pattern names: alternatives, libraries that only it brings.
-_AROUND = (
-    "libcuda*",
-    "libnvcuvid*",
-    "libnvoptix*",
-    "glx-*",
-    "update-glx",
-    "libglx-nvidia*",
-    "libegl-nvidia*",
-    "libgles-nvidia*",
-    "firmware-nvidia*",
-    "cuda-compat*",
-    "linux-objects-nvidia-*",
-    "linux-signatures-nvidia-*",
-)
+#: What goes with the driver's family beside what the plan names: alternatives, libraries that only it brings.
+_AROUND = ("libcuda*", "libnvcuvid*", "libnvoptix*", "glx-*", "update-glx", "firmware-nvidia*", "cuda-compat*")
 
 
 def module_text(
@@ -281,8 +273,7 @@ def module_text(
     text = f"driver {driver['version']} is installed, and {'; '.join(told)}."
     if dkms:
         text += f" DKMS says: {' '.join(line.strip() for line in dkms[-3:])}"
-    if log.get("lines"):
-        text += f"\nThe end of {log['path']}:\n{_tail(log['lines'])}"
+    text += _end_of(log)
     return text + "\nMend the cause (headers and compiler of that kernel) and run again: it goes on from here."
 
 
@@ -290,7 +281,7 @@ def installer_text(lines: Sequence[str], log: Mapping[str, Any]) -> str:
     """Say why NVIDIA's installer failed, from the end of its log."""
     errors = [line.strip().removeprefix("ERROR:").strip() for line in lines if "ERROR" in line]
     text = f"It says: {' '.join(errors[-2:]) or ' '.join(line.strip() for line in lines[-3:])}"
-    return text + (f"\nThe end of {log['path']}:\n{_tail(log['lines'])}\n" if (log or {}).get("lines") else "")
+    return f"{text}{end}\n" if (end := _end_of(log)) else text
 
 
 def mig_changes(wanted: Mapping[str, Sequence[str]], modes: Sequence[str], instances: Sequence[str]) -> list[list[str]]:

@@ -142,3 +142,30 @@ def test_a_host_that_cannot_be_reached_is_unreachable_and_one_without_python_fai
     assert play(tmp_path, [task], *options)[0] == 2
     status, output = play(tmp_path, [silent, check(["asked.ansible_facts is not defined"])], *options)
     assert status == 0, output
+
+
+def test_a_second_look_takes_over_where_files_are_and_who_logs_in(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    fabricated_hosts.gtx_1080_ti(tree)
+    first = {"root": str(tree), "scope": "user", "user_base_dir": str(tmp_path / "mine")}
+    somebody = {"uid": 1000, "user": "ada", "home": "/home/ada", "root": True, "how": "sudo without a password"}
+    that = [
+        "ansible_facts['gpu_facts']['scope'] == 'user'",
+        f"ansible_facts['gpu_facts']['base_dir'] == '{tmp_path}/mine'",
+        "ansible_facts['gpu_facts']['privilege']['user'] == 'ada'",
+        "ansible_facts['gpu_facts']['gpus'] | map(attribute='product') | list == ['GeForce GTX 1080 Ti']",
+    ]
+    tasks = [
+        {"gpu_facts": {**first, "privilege": somebody}},
+        {"gpu_facts": {"root": str(tree), "again": True}},
+        check(that),
+    ]
+    status, output = play(tmp_path, tasks, *LOCAL)
+    assert status == 0, output
+
+
+def test_a_second_look_without_a_first_is_refused_in_words(tmp_path: Path) -> None:
+    status, output = play(tmp_path, [{"gpu_facts": {"again": True}}], *LOCAL)
+    assert status == 2, output
+    assert "there are no facts of a first look" in output
