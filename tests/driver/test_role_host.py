@@ -480,3 +480,16 @@ def test_packages_replace_a_runfile_by_its_own_uninstaller(handmade: PosingHost,
     driver = facts_of(handmade, packaged)["driver"]
     assert (driver["source"], driver["loaded_version"], driver["mismatch"]) == ("nvidia_repo", OTHER, None)
     converged(handmade, packaged)
+
+
+def test_a_runfile_is_taken_off_with_its_daemon_by_its_own_uninstaller(
+    handmade: PosingHost, by_runfile: dict[str, Any]
+) -> None:
+    done = provision(handmade, {**by_runfile, "nvidia_driver_reboot_allowed": True})
+    assert done.status == 0, done.output
+    consent = ("-e", "remove_driver_consent=true")
+    hosts, variables = {handmade.name: handmade}, {handmade.name: by_runfile}
+    removal = play(PLAYBOOKS / "remove_driver.yml", hosts, *consent, variables=variables)
+    assert removal.status == 0, removal.output
+    assert handmade.run("ls /usr/bin/nvidia-uninstall /etc/systemd/system/nvidia-persistenced.service").status == 2
+    assert handmade.run("find /etc /var/lib -name '*gpulab*'").output == ""
