@@ -11,8 +11,8 @@ version_added: "0.1.0"
 short_description: gather everything that plan, change and validation need from a host
 description:
   - Reads operating system, kernels, privileges, interpreters, NVIDIA and other GPUs on the PCI bus, the driver that is
-    loaded and the one that is installed, Secure Boot, nouveau, packages, services, CUDA, cuDNN, who works on the GPUs,
-    free disk space, and what this project keeps on the host.
+    loaded and the one that is installed, Secure Boot, nouveau, packages, services, CUDA, cuDNN, compilers, settings of
+    the loader and of shells, who works on the GPUs, free disk space, and what this project keeps on the host.
   - Needs no driver, no lspci and no root; without root some things cannot be seen. Standard library only. Changes
     nothing. Never runs nvidia-smi, which hangs when the driver does, and waits for no command without a bound.
   - On the control node product and compute capability of each GPU are added from the tables of the engine.
@@ -79,19 +79,22 @@ import shutil
 
 from ansible.module_utils import (
     host_boot,
+    host_compilers,
     host_cuda,
     host_driver,
     host_kernels,
+    host_loader,
     host_modules,
     host_packages,
     host_pci,
+    host_shells,
     host_state,
     host_units,
 )
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.environment_store import describe_all
 from ansible.module_utils.host_busy import Busy
-from ansible.module_utils.host_files import Command, HostFiles
+from ansible.module_utils.host_files import Command, HostFiles, printable
 from ansible.module_utils.host_interpreters import Interpreters
 
 SCHEMA = 2
@@ -150,8 +153,9 @@ class Host:
         )
         gpus, other_gpus, nvswitches = host_pci.gpus(files)
         nouveau = self.nouveau(gpus, settings, next_boot, noted)
+        cuda = host_cuda.Cuda(files, base_dir, scope, packages.kind)
         packages.read()
-        return dict(
+        facts = dict(
             schema=SCHEMA,
             simulated=host_state.simulated(files),
             os=system,
@@ -173,19 +177,28 @@ class Host:
             machine_owner_key=host_boot.machine_owner_key(files),
             package_manager=packages.manager(),
             units=host_units.units(files),
-            cuda=host_cuda.toolkits(files),
-            cudnn=host_cuda.cudnn(files, packages.kind),
+            cuda=cuda.toolkits(),
+            cuda_default=cuda.default(),
+            cudnn=cuda.cudnn(),
+            toolkit_store=cuda.store.rows,
+            cuda_packages=packages.cuda(),
+            compilers=host_compilers.compilers(files),
+            loader=host_loader.loader(files),
+            module_systems=host_shells.module_systems(files),
+            shells=host_shells.shells(files),
             disk=host_state.disk(files, (base_dir, "/tmp")),
             tools=self.tools(base_dir),
             environments=describe_all(base_dir),
             state=noted,
             managed=host_state.managed(files, noted),
+            records=host_state.records(files, base_dir, scope),
             driver=self.driver(packages, modules.result(), next_boot, noted, system),
             pythons=interpreters.rows(),
             nouveau=nouveau(),
             busy=busy.result(),
             unknown=self.unknown,
         )
+        return printable(facts)
 
     def operating_system(self):
         """Return id, version and family from os-release."""

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -22,6 +23,10 @@ import time
 COMMAND_TIMEOUT = 10
 #: Errors that say that there is no such file.
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
+#: Of a file that a person or another program wrote nobody knows how large it is: beyond this it is not read.
+SMALL = 256 * 1024
+#: JSON that is nested deeper than this is nobody's note; whoever walks through it afterwards might not come back.
+_DEEPEST = 40
 
 
 class HostFiles:
@@ -45,7 +50,7 @@ class HostFiles:
                 continue
             try:
                 target = os.readlink(os.path.join(self.root, *done, part))
-            except OSError:  # not a link, or nothing at all: then opening it says so
+            except (OSError, ValueError):  # not a link, or nothing at all: then opening it says so
                 done.append(part)
                 continue
             links += 1
@@ -67,15 +72,52 @@ class HostFiles:
         try:
             with open(self.path(relative), "rb") as stream:
                 return stream.read()
-        except OSError as error:
-            if error.errno not in ABSENT:
-                self.unknown[key or relative] = f"/{relative}: {error.strerror or error}"
+        except (OSError, ValueError) as error:
+            self._closed(relative, key, error)
             return None
+
+    def _closed(self, relative, key, error):
+        """Keep the reason why something cannot be read. ValueError: a name that no file system can hold."""
+        if getattr(error, "errno", None) not in ABSENT:
+            self.unknown[key or relative] = f"/{relative}: {getattr(error, 'strerror', None) or error}"
 
     def text(self, relative, key=None):
         """Return the stripped text of a file, or None, as ``data`` does."""
         content = self.data(relative, key)
         return None if content is None else content.decode("utf-8", "replace").strip()
+
+    def small(self, relative, key=None, limit=SMALL):
+        """Return the bytes of a plain file of a bounded size, as ``data`` does. A pipe of that name holds nobody up."""
+        try:
+            with open(self.path(relative), "rb", opener=_without_waiting) as stream:
+                plain = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+                content = stream.read(limit + 1) if plain else b""
+        except (OSError, ValueError) as error:
+            self._closed(relative, key, error)
+            return None
+        if plain and len(content) <= limit:
+            return content
+        reason = f"is larger than {limit} bytes" if plain else "is no plain file"
+        self.unknown[key or relative] = f"/{relative} {reason}"
+        return None
+
+    def mapping(self, relative, key=None, limit=SMALL):
+        """Return the mapping that a JSON file holds, None where it is not there or holds none, which is then said."""
+        content = self.small(relative, key, limit)
+        return None if content is None else self.parsed(content, relative, key)
+
+    def parsed(self, content, relative, key=None):
+        """Return the mapping in the content of a file, or None, as ``mapping`` does."""
+        try:
+            value = json.loads(content.decode("utf-8", "replace"), parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            reason = f"is not JSON: {error}"
+        else:
+            if isinstance(value, dict) and not _too_deep(value):
+                return value
+            reason = "is nested too deeply" if isinstance(value, dict) else "holds no mapping"
+        self.unknown[key or relative] = f"/{relative} {reason}"
+        return None
 
     def needed(self, relative):
         """Return the stripped text of a file that every host has: its absence, too, is a reason to keep."""
@@ -88,14 +130,18 @@ class HostFiles:
         """List the names in a directory that match a pattern, sorted; none where there is no such directory."""
         try:
             return sorted(fnmatch.filter(os.listdir(self.path(relative)), pattern))
-        except OSError as error:
-            if error.errno not in ABSENT:
-                self.unknown[key or relative] = f"/{relative}: {error.strerror or error}"
+        except (OSError, ValueError) as error:
+            self._closed(relative, key, error)
             return []
 
     def exists(self, relative):
         """Tell whether there is something of this name, links followed."""
         return os.path.exists(self.path(relative))
+
+    def present(self, relative):
+        """Tell whether there is something of this name, and be it a link that leads nowhere."""
+        directory, name = os.path.split(relative)
+        return os.path.lexists(os.path.join(self.path(directory), name))
 
     def is_dir(self, relative):
         """Tell whether there is a directory of this name, links followed."""
@@ -106,7 +152,7 @@ class HostFiles:
         directory, name = os.path.split(relative)
         try:
             return os.readlink(os.path.join(self.path(directory), name))
-        except OSError:
+        except (OSError, ValueError):
             return None
 
     def status(self, relative):
@@ -120,6 +166,37 @@ class HostFiles:
         """Return what tells one state of a file from another, ``{path, size, mtime_ns}``, or None."""
         status = self.status(relative)
         return status and dict(path="/" + relative, size=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def _without_waiting(path, flags):
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _no_constant(name):
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _too_deep(value):
+    layer = [value]
+    for _level in range(_DEEPEST):
+        nested = [row.values() if isinstance(row, dict) else row for row in layer if isinstance(row, (dict, list))]
+        layer = [row for rows in nested for row in rows]
+        if not layer:
+            return False
+    return True
+
+
+def printable(value):
+    """Return facts as JSON in UTF-8 can carry them: a name on a disk may be any bytes."""
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        return value
+    if isinstance(value, dict):
+        return {printable(key): printable(row) for key, row in value.items()}
+    return [printable(row) for row in value] if isinstance(value, list) else value
 
 
 class Command:

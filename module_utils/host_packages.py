@@ -20,6 +20,18 @@ _OTHERS = re.compile(
     r"(lib)?nvidia-(container|docker).*|libnvidia-egl-.*|nvidia-egl-(wayland|gbm).*"
     r"|nvidia-(cuda|cudnn|nsight|openjdk|texture-tools|profiler|visual-profiler|fs|gds|mig-).*"
 )
+#: Packages of CUDA that are not the driver's, NVIDIA's and the distributions'. ``libcublas-dev-12-9`` is of a toolkit,
+#: ``libcublas12`` a distribution's.
+_CUDA_FAMILY = re.compile(
+    r"cuda(-.+)?|nvidia-cuda-.+|nvidia-cudnn|(lib)?cudnn.*|libnccl.*|gds-tools-.+|nsight-(compute|systems)-.+"
+    r"|lib(cu|npp|nv)[a-z0-9-]*?(-dev|-devel|-static)?-\d+-\d+"
+    r"|lib(accinj64|cublas|cublaslt|cudart|cufft|cufftw|cuinj64|cupti|curand|cusolver|cusolvermg|cusparse|nppc|npp[a-z]+"
+    r"|nvblas|nvjitlink|nvjpeg|nvrtc|nvrtc-builtins|nvtoolsext|nvvm)-?\d.*"
+)
+#: Packages that own a compiler of CUDA or files of cuDNN.
+_OWNING = ("*cudnn*", "*nvcc*", "cuda-core*", "nvidia-cuda-toolkit*")
+_OWNING_LIST = re.compile(r"cudnn|nvcc|^cuda-core|^nvidia-cuda-toolkit")
+_LARGEST_LIST = 4 * 1024 * 1024
 _APT_LOCKS = ("var/lib/dpkg/lock-frontend", "var/lib/dpkg/lock", "var/lib/apt/lists/lock")
 _DPKG = "var/lib/dpkg/status"
 _RPM = ("usr/lib/sysimage/rpm", "var/lib/rpm")
@@ -29,6 +41,11 @@ _RPM_FORMAT = "%{NAME}\\t%{EPOCHNUM}\\t%{VERSION}-%{RELEASE}\\t%{ARCH}\\n"
 def of_driver(name):
     """Tell whether a package is one of the driver's family."""
     return _FAMILY.fullmatch(name) is not None and _OTHERS.fullmatch(name) is None
+
+
+def of_cuda(name):
+    """Tell whether a package is one of CUDA's or cuDNN's, and none of the driver's family."""
+    return _CUDA_FAMILY.fullmatch(name) is not None and not of_driver(name)
 
 
 class Packages:
@@ -93,6 +110,16 @@ class Packages:
             return None
         rows = sorted(self.rows.items()) if everything else self._family()
         return [name for name, row in rows if row["state"] != "installed"]
+
+    def cuda(self):
+        """Return ``{name: {version, held}}`` of CUDA's and cuDNN's packages that are installed as they should be."""
+        if self.rows is None:
+            return None
+        return {
+            name: dict(version=row["version"], held=row["held"])
+            for name, row in sorted(self.rows.items())
+            if row["state"] == "installed" and of_cuda(name.partition(":")[0])
+        }
 
     def has(self, name):
         """Tell whether a package is installed as it should be."""
@@ -186,21 +213,35 @@ def _locks(pattern, name, row):
     return any(fnmatch.fnmatchcase(form, pattern) for form in forms)
 
 
-def owners(files, paths, kind):
-    """Return ``{path: package}`` for files of cuDNN, looked up in the lists of its packages alone."""
-    found = {}
-    if kind == "apt" and paths:
-        for name in files.names("var/lib/dpkg/info", "*cudnn*.list"):
-            listed = set((files.text(f"var/lib/dpkg/info/{name}") or "").splitlines())
+class Owners:
+    """Who owns files of CUDA and cuDNN, looked up in the lists of their packages alone. rpm runs beside us until the
+    first question, and is not asked about a tree that stands for a host."""
+
+    def __init__(self, files, paths, kind):
+        self.found = {}
+        self.paths = set(paths)
+        self.command = None
+        if kind == "apt" and paths:
+            for name in filter(_OWNING_LIST.search, files.names("var/lib/dpkg/info", "*.list")):
+                content = files.small(f"var/lib/dpkg/info/{name}", limit=_LARGEST_LIST)
+                package = name[: -len(".list")].partition(":")[0]
+                self._note((path, package) for path in (content or b"").decode("utf-8", "replace").splitlines())
+        elif kind == "dnf" and paths and files.root == "/":
+            self.command = Command(["rpm", "-qa", "--qf", "[%{FILENAMES}\\t%{=NAME}\\n]", *_OWNING], seconds=2)
+
+    def of(self, path):
+        """Name the package that owns a file, None where none of those that could own it does."""
+        if self.command is not None:
+            answer, self.command = self.command.output() or "", None
+            self._note(line.rsplit("\t", 1) for line in answer.splitlines() if "\t" in line)
+        return self.found.get(path)
+
+    def _note(self, rows):
+        for path, package in rows:
             # /lib may be a link to /usr/lib, and an old package may still write /lib.
-            listed |= {"/usr" + path for path in listed if path.startswith("/lib")}
-            found.update({path: name[: -len(".list")].partition(":")[0] for path in paths if path in listed})
-    elif kind == "dnf" and files.root == "/":
-        for path in paths:
-            name = Command(["rpm", "-qf", "--qf", "%{NAME}\\n", path], seconds=2).output()
-            if name:
-                found[path] = name.split()[0]
-    return found
+            for name in (path, "/usr" + path if path.startswith("/lib") else path):
+                if name in self.paths:
+                    self.found[name] = package
 
 
 # --- who works with it -----------------------------------------------------------------------------------------------

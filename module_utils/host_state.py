@@ -4,55 +4,63 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 
 from ansible.module_utils.environment_store import free_bytes
 from ansible.module_utils.host_files import ABSENT
 
-STATE = "var/lib/gpulab/driver.json"
+#: Where roles note what they did in system scope.
+NOTES = "var/lib/gpulab"
+STATE = f"{NOTES}/driver.json"
 #: What a test replaces to fabricate hardware.
 _HARDWARE = ("/sys/bus/pci/devices", "/sys/module", "/proc/driver", "/proc/sys/kernel/osrelease")
 _LARGEST = 64 * 1024 * 1024
+_LARGEST_NOTE = 16 * 1024 * 1024
 
 
 def state(files):
     """Return what the driver's role noted, None where it noted nothing or the note cannot be read."""
-    text = files.text(STATE, "state")
-    if text is None:
-        return None
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        files.unknown["state"] = f"/{STATE} is not JSON: {error}"
-        return None
-    if isinstance(content, dict):
-        return content
-    files.unknown["state"] = f"/{STATE} holds no mapping"
-    return None
+    return files.mapping(STATE, "state", _LARGEST_NOTE)
 
 
 def managed(files, noted):
     """Return the SHA-256 of every file that was noted as this project's, None where it is missing."""
+    return {path: _sha256(files, path, f"managed.{path}") for path in _noted_paths(noted, "files")}
+
+
+def records(files, base_dir, scope):
+    """Return what the roles for CUDA and cuDNN noted, and what is there of the files and links that they named."""
+    place = NOTES if scope == "system" else base_dir.strip("/")
     found = {}
-    for path in (noted or {}).get("files") or ():
-        found[path] = _sha256(files, str(path))
+    for role in ("cuda_toolkit", "cudnn"):
+        key = f"records.{role}"
+        noted = files.mapping(f"{place}/{role}.json", key, _LARGEST_NOTE)
+        found[role] = dict(
+            noted=noted,
+            found={path: _sha256(files, path, f"{key}.{path}") for path in _noted_paths(noted, "files")},
+            links={path: files.link(path.lstrip("/")) for path in _noted_paths(noted, "links")},
+        )
     return found
 
 
-def _sha256(files, path):
+def _noted_paths(noted, key):
+    named = (noted or {}).get(key)
+    return list(named) if isinstance(named, dict) else []
+
+
+def _sha256(files, path, key):
     place = path.lstrip("/")
     try:
         status = os.stat(files.path(place))
-    except OSError as error:
-        if error.errno not in ABSENT:
-            files.unknown[f"managed.{path}"] = f"{path}: {error.strerror}"
+    except (OSError, ValueError) as error:  # ValueError: no path can hold a NUL
+        if getattr(error, "errno", None) not in ABSENT:
+            files.unknown[key] = f"{path}: {getattr(error, 'strerror', None) or error}"
         return None
     if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
-        files.unknown[f"managed.{path}"] = "it is no plain file of a readable size"
+        files.unknown[key] = "it is no plain file of a readable size"
         return None
-    content = files.data(place, f"managed.{path}")
+    content = files.data(place, key)
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 

@@ -7,9 +7,14 @@ files (:data:`MOUNTS`), so that the host has the hardware for everybody who asks
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import platform
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 NVIDIA = "0x10de"
 #: What is mounted over the files of a container, relative to the tree and to the container's root.
@@ -210,14 +215,228 @@ def unit(root: Path, name: str, *, enabled: bool, active: bool) -> None:
         write(root, f"sys/fs/cgroup/system.slice/{name}.service/cgroup.procs", "812\n")
 
 
+# --- CUDA ------------------------------------------------------------------------------------------------------------
+
+BASE = "opt/gpulab"
+STAMP = "20261123T120000Z"
+
+
 def toolkit(root: Path, version: str, *, default: bool = False) -> None:
-    """Install a CUDA toolkit."""
-    place = f"usr/local/cuda-{'.'.join(version.split('.')[:2])}"
+    """Install a CUDA toolkit as NVIDIA's runfile does: no package owns it."""
+    place = f"usr/local/cuda-{series(version)}"
     write(root, f"{place}/version.json", '{"cuda": {"name": "CUDA SDK", "version": "%s"}}' % version)
     write(root, f"{place}/bin/nvcc")
+    write(root, f"{place}/lib64/stubs/libcuda.so", "a stub")
     if default:
-        link(root, "usr/local/cuda", "/etc/alternatives/cuda")
-        link(root, "etc/alternatives/cuda", f"/{place}")
+        default_toolkit(root, f"/{place}", alternatives=True)
+
+
+def series(version: str) -> str:
+    """Return 12.9 of 12.9.1."""
+    return ".".join(version.split(".")[:2])
+
+
+def default_toolkit(root: Path, target: str, *, alternatives: bool = False, prefix: str = "usr/local") -> None:
+    """Let ``cuda`` lead to a toolkit, by way of update-alternatives where that keeps the link."""
+    (root / prefix / "cuda").unlink(missing_ok=True)
+    if not alternatives:
+        link(root, f"{prefix}/cuda", target)
+        return
+    link(root, "usr/local/cuda", "/etc/alternatives/cuda")
+    (root / "etc/alternatives/cuda").unlink(missing_ok=True)
+    link(root, "etc/alternatives/cuda", target)
+    choices = sorted(f"/usr/local/{file.name}" for file in (root / "usr/local").glob("cuda-*"))
+    text = "".join(f"{choice}\n{100 + number}\n" for number, choice in enumerate(choices))
+    write(root, "var/lib/dpkg/alternatives/cuda", f"auto\n/usr/local/cuda\n\n{text}\n")
+
+
+def packaged_toolkit(root: Path, version: str, *, default: bool = False, held: bool = False) -> None:
+    """Install a CUDA toolkit from NVIDIA's repository for Debian or Ubuntu."""
+    toolkit(root, version, default=default)
+    place, dashed = f"usr/local/cuda-{series(version)}", series(version).replace(".", "-")
+    status = "hold ok installed" if held else "install ok installed"
+    for name in ("cuda-toolkit", "cuda-nvcc", "cuda-cudart-dev", "libcublas", "libcublas-dev"):
+        package(root, f"{name}-{dashed}", f"{version}-1", status, "cudatools <cudatools@nvidia.com>")
+    owned_files(root, f"cuda-nvcc-{dashed}", f"/{place}/bin/nvcc")
+
+
+def owned_files(root: Path, name: str, *paths: str) -> None:
+    """Write dpkg's list of the files of a package."""
+    write(root, f"var/lib/dpkg/info/{name}.list", "".join(f"{path}\n" for path in ("/.", *paths)))
+
+
+def distribution_toolkit(root: Path, version: str = "12.0.140") -> None:
+    """Install Debian's or Ubuntu's own toolkit, whose parts lie in the directories of the system."""
+    write(root, "usr/lib/cuda/version.txt", f"CUDA Version {version}\n")
+    write(root, "usr/bin/nvcc")
+    package(root, "nvidia-cuda-toolkit", f"{version}~{series(version)}.1-4build4")
+    owned_files(root, "nvidia-cuda-toolkit", "/usr/bin/nvcc")
+
+
+def generation(
+    root: Path,
+    product: str,
+    version: str,
+    *,
+    cuda_major: int | None = None,
+    digest: str = "d1",
+    components: dict[str, str] | None = None,
+    half_made: bool = False,
+    base: str = BASE,
+    stamp: str = STAMP,
+) -> str:
+    """Unpack a toolkit or cuDNN of archives as this project does; return its path. Half-made, it has no manifest."""
+    major = cuda_major or int(version.split(".")[0])
+    middle = f"-cuda{major}" if product == "cudnn" else ""
+    name = f"{product}-{version}{middle}-{stamp}"
+    place = f"{base}/toolkits/{name}"
+    if product == "cuda":
+        write(root, f"{place}/version.json", '{"cuda": {"name": "CUDA SDK", "version": "%s"}}' % version)
+        write(root, f"{place}/bin/nvcc")
+        write(root, f"{place}/lib/stubs/libcuda.so", "a stub")
+        (root / place / "include").mkdir()
+    else:
+        cudnn_files(root, version, f"{place}/include", f"{place}/lib")
+    link(root, f"{place}/lib64", "lib")
+    if not half_made:
+        made = components or (
+            {"cuda_nvcc": version, "cuda_cudart": version} if product == "cuda" else {"cudnn": version}
+        )
+        manifest = {
+            "schema": 1,
+            "state": "complete",
+            "product": product,
+            "version": version,
+            "cuda_major": major,
+            "components": made,
+            "digest": digest,
+            "archives": [{"component": part, "file": f"{part}.tar.xz", "sha256": "0" * 64} for part in made],
+            "files": {"bin/nvcc": (root / place / "bin/nvcc").stat().st_size} if product == "cuda" else {},
+        }
+        write(root, f"{place}/archive.json", json.dumps(manifest))
+    return f"/{place}"
+
+
+def store_toolkit(
+    root: Path,
+    version: str,
+    *,
+    default: bool = False,
+    digest: str = "d1",
+    components: dict[str, str] | None = None,
+    prefix: str = "usr/local",
+    base: str = BASE,
+) -> str:
+    """Install a toolkit of archives with the link that people use; return the generation's path."""
+    path = generation(root, "cuda", version, digest=digest, components=components, base=base)
+    link(root, f"{prefix}/cuda-{series(version)}", path)
+    if default:
+        default_toolkit(root, f"cuda-{series(version)}", prefix=prefix)
+    return path
+
+
+def cudnn_files(root: Path, version: str, include: str, lib: str) -> None:
+    """Write cuDNN's header and libraries with their links."""
+    major, minor, patch = version.split(".")[:3]
+    numbers = zip(("MAJOR", "MINOR", "PATCHLEVEL"), (major, minor, patch), strict=True)
+    write(root, f"{include}/cudnn_version.h", "".join(f"#define CUDNN_{part} {number}\n" for part, number in numbers))
+    write(root, f"{include}/cudnn.h", '#include "cudnn_version.h"\n')
+    for name in ("libcudnn", "libcudnn_ops"):
+        write(root, f"{lib}/{name}.so.{major}.{minor}.{patch}", "a library")
+        link(root, f"{lib}/{name}.so.{major}", f"{name}.so.{major}.{minor}.{patch}")
+        link(root, f"{lib}/{name}.so", f"{name}.so.{major}")
+
+
+def store_cudnn(root: Path, version: str, cuda_major: int, *toolkits: str, digest: str = "d2", base: str = BASE) -> str:
+    """Unpack cuDNN of an archive and link it into toolkits (``/usr/local/cuda-12.9``); return the generation's path."""
+    path = generation(root, "cudnn", version, cuda_major=cuda_major, digest=digest, base=base)
+    for place in toolkits:
+        for directory, target in (("include", "include"), ("lib64", "lib")):
+            inside = _inside(root, f"{place[1:]}/{directory}")
+            for file in sorted((root / path[1:] / target).iterdir()):
+                link(root, f"{inside}/{file.name}", f"{path}/{target}/{file.name}")
+    return path
+
+
+def _inside(root: Path, path: str) -> str:
+    """Return where a path lies when the links on its way are followed as the host would: never out of the tree."""
+    done = ""
+    for part in path.split("/"):
+        done = f"{done}/{part}".lstrip("/")
+        while (root / done).is_symlink():
+            done = os.path.normpath(os.path.join("/", os.path.dirname(done), (root / done).readlink()))[1:]
+    return done
+
+
+def packaged_cudnn(root: Path, version: str, cuda_major: int, *, held: bool = False) -> None:
+    """Install cuDNN from NVIDIA's repository for Debian or Ubuntu."""
+    multiarch = "x86_64-linux-gnu"
+    cudnn_files(root, version, f"usr/include/{multiarch}", f"usr/lib/{multiarch}")
+    status = "hold ok installed" if held else "install ok installed"
+    short, major = ".".join(version.split(".")[:3]), version.split(".")[0]
+    for name, path in (
+        (f"libcudnn{major}-cuda-{cuda_major}", f"/usr/lib/{multiarch}/libcudnn.so.{short}"),
+        (f"libcudnn{major}-dev-cuda-{cuda_major}", f"/usr/include/{multiarch}/cudnn_version.h"),
+    ):
+        package(root, name, f"{version}-1", status, "cudatools <cudatools@nvidia.com>")
+        owned_files(root, name, path)
+
+
+def gcc(root: Path, major: str, *, default: bool = False, cxx: bool = True) -> None:
+    """Install a compiler as Debian and Ubuntu do: programs by version, and links for the default."""
+    for program in ("gcc", "g++") if cxx else ("gcc",):
+        write(root, f"usr/bin/x86_64-linux-gnu-{program}-{major}")
+        link(root, f"usr/bin/{program}-{major}", f"x86_64-linux-gnu-{program}-{major}")
+        if default:
+            link(root, f"usr/bin/{program}", f"{program}-{major}")
+
+
+def red_hats_gcc(root: Path, major: str, *, toolset: bool = False) -> None:
+    """Install a compiler as Red Hat does: the system's own, or one beside it."""
+    prefix = f"opt/rh/gcc-toolset-{major}/root/usr" if toolset else "usr"
+    machine = f"{platform.machine()}-redhat-linux"
+    for program in ("gcc", "g++"):
+        write(root, f"{prefix}/bin/{program}")
+    (root / prefix / f"bin/{machine}-gcc-{major}").hardlink_to(root / prefix / "bin/gcc")
+    (root / prefix / f"lib/gcc/{machine}/{major}").mkdir(parents=True)
+    write(root, f"{prefix}/libexec/gcc/{machine}/{major}/cc1")
+
+
+def clang(root: Path, major: str, *, default: bool = False) -> None:
+    """Install clang as Debian and Ubuntu do."""
+    write(root, f"usr/lib/llvm-{major}/bin/clang")
+    link(root, f"usr/lib/llvm-{major}/bin/clang++", "clang")
+    link(root, f"usr/bin/clang++-{major}", f"../lib/llvm-{major}/bin/clang++")
+    if default:
+        link(root, "usr/bin/clang++", f"../lib/llvm-{major}/bin/clang++")
+
+
+def ld_so_conf(root: Path, name: str, *directories: str) -> None:
+    """Put directories into the loader's configuration: ``/etc/ld.so.conf.d/<name>``."""
+    write(root, "etc/ld.so.conf", "include /etc/ld.so.conf.d/*.conf\n")
+    write(root, f"etc/ld.so.conf.d/{name}", "".join(f"{directory}\n" for directory in directories))
+
+
+def library_path(root: Path, name: str, *directories: str) -> None:
+    """Set LD_LIBRARY_PATH for every login: ``/etc/profile.d/<name>``."""
+    before = "${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    write(root, f"etc/profile.d/{name}", f"export LD_LIBRARY_PATH={':'.join(directories)}{before}\n")
+
+
+def record(
+    root: Path,
+    role: str,
+    *,
+    files: Iterable[str] = (),
+    links: dict[str, str] | None = None,
+    place: str = "var/lib/gpulab",
+    **more: Any,
+) -> dict[str, Any]:
+    """Write what the role ``cuda_toolkit`` or ``cudnn`` notes, with the checksums of files as they are now."""
+    sums = {path: hashlib.sha256((root / path.lstrip("/")).read_bytes()).hexdigest() for path in files}
+    note: dict[str, Any] = {"schema": 1, "digest": "d3", "files": sums, "links": links or {}, **more}
+    write(root, f"{place}/{role}.json", json.dumps(note))
+    return note
 
 
 # --- hosts by name ---------------------------------------------------------------------------------------------------

@@ -183,6 +183,42 @@ def test_the_doctor_finds_and_tells(facts: dict[str, Any]) -> None:
     assert [row["id"] for row in found] == ["cannot_plan"]
 
 
+TOOLKIT = "gpu_stack: {cuda_toolkits: ['13.0'], cuda_source: redist, environments: []}"
+NO_CUDA: dict[str, Any] = {
+    "cuda": [],
+    "toolkit_store": [],
+    "records": {role: {"noted": None, "found": {}, "links": {}} for role in ("cuda_toolkit", "cudnn")},
+}
+
+
+def test_the_settings_of_every_role_are_taken_from_the_same_variables(facts: dict[str, Any]) -> None:
+    here = {**facts, **NO_CUDA}
+    planned = template("gpu_stack | gpu_compat_plan(facts)", TOOLKIT, facts=here)["plan"]
+    expression = "planned | gpu_compat_change(facts, driver_settings=settings)"
+    settings = {
+        "none": "settings: {}",
+        "defaults": "settings: {cuda_toolkit_sudo: true, cudnn_hold: true, inventory_hostname: gpu01}",
+        "lab": "settings: {cuda_toolkit_sudo: false, cudnn_hold: false, cudnn_change: {}, nvidia_driver_hold: false}",
+    }
+    found = {name: template(expression, text, planned=planned, facts=here) for name, text in settings.items()}
+    assert found["none"]["cuda_toolkit"]["toolkits"][0]["version"] == "13.0.3"
+    for role in ("cuda_toolkit", "cudnn"):
+        assert found["none"][role] == found["defaults"][role]
+        assert found["none"][role]["digest"] != found["lab"][role]["digest"]
+
+
+def test_the_removal_of_toolkits_is_told_for_both_or_one(facts: dict[str, Any]) -> None:
+    store = [
+        {"product": product, "path": f"/opt/gpulab/toolkits/{product}-1", "state": "complete", "links": []}
+        for product in ("cuda", "cudnn")
+    ]
+    here = {**facts, "toolkit_store": store}
+    both = template("facts | gpu_compat_removal_cuda", "{}", facts=here)
+    one = template("facts | gpu_compat_removal_cuda('cudnn')", "{}", facts=here)
+    assert [len(found["archives"]) for found in (both, one)] == [2, 1]
+    assert template("facts | gpu_compat_removal_cuda", "{}", facts=facts)["steps"] == []
+
+
 def test_the_removal_is_told_before_it_is_made(facts: dict[str, Any]) -> None:
     driver = {**GPU_FACTS["driver"], "packages": {"libnvidia-ml1": "1", "nvidia-container-toolkit": "1"}}
     found = template("facts | gpu_compat_removal", "{}", facts={**facts, "driver": driver})

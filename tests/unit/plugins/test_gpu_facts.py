@@ -246,6 +246,70 @@ def test_every_documented_key_is_there_and_no_other(gpu_facts: ModuleType, tmp_p
     assert f"table: {facts['schema']}" in text
 
 
+def test_every_documented_key_of_cuda_is_there_and_no_other(gpu_facts: ModuleType, tmp_path: Path) -> None:
+    facts = with_cuda(gpu_facts, tmp_path)
+    text = (Path(__file__).resolve().parents[3] / "docs/facts.md").read_text()
+    for key in ("cuda", "cuda_default", "cudnn", "toolkit_store", "compilers", "loader"):
+        table = text.partition(f"| Key of `{key}` | Meaning |")[2].partition("\n\n")[0]
+        documented = re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines() if "|" in line))
+        row = facts[key][0] if isinstance(facts[key], list) else facts[key]
+        assert sorted(documented) == sorted(row), key
+
+
+def with_cuda(module: ModuleType, tree: Path) -> dict[str, Any]:
+    """Return the facts of a host with toolkits and cuDNN of every kind, compilers and settings of the loader."""
+    host = fabricated_hosts
+    host.h100_hgx(tree)
+    host.packaged_toolkit(tree, "12.4.1", held=True)
+    host.toolkit(tree, "11.8.0")
+    host.store_toolkit(tree, "12.9.1")
+    host.default_toolkit(tree, "/usr/local/cuda-12.9", alternatives=True)
+    host.generation(tree, "cuda", "13.0.2", half_made=True)
+    host.store_cudnn(tree, "9.13.0.50", 12, "/usr/local/cuda-12.9")
+    host.packaged_cudnn(tree, "9.10.2.21", 12)
+    host.gcc(tree, "13", default=True)
+    host.clang(tree, "18")
+    host.ld_so_conf(tree, "cuda.conf", "/usr/local/cuda/lib64")
+    host.library_path(tree, "cuda.sh", "/usr/local/cuda-12.9/lib64/stubs")
+    host.write(tree, "usr/bin/bash")
+    host.record(tree, "cuda_toolkit", files=["/etc/profile.d/cuda.sh"])
+    return gather(module, tree, scope="system")
+
+
+def test_a_host_with_cuda_of_every_kind(gpu_facts: ModuleType, tmp_path: Path) -> None:
+    facts = with_cuda(gpu_facts, tmp_path)
+    assert [(row["path"], row["ours"], row["package"]) for row in facts["cuda"]] == [
+        ("/usr/local/cuda-12.9", True, None),
+        ("/usr/local/cuda-12.4", False, "cuda-nvcc-12-4"),
+        ("/usr/local/cuda-11.8", False, None),
+    ]
+    assert facts["cuda_default"]["alternative"]["current"] == "/usr/local/cuda-12.9"
+    assert [row["state"] for row in facts["toolkit_store"]] == ["complete", "half-made", "complete"]
+    assert facts["cuda_packages"]["cuda-nvcc-12-4"] == {"version": "12.4.1-1", "held": True}
+    assert facts["cuda_packages"]["libcudnn9-cuda-12"] == {"version": "9.10.2.21-1", "held": False}
+    assert [row["via"] for row in facts["loader"]["cudnn"]] == ["ld_so_conf"]
+    assert [row["via"] for row in facts["loader"]["stubs"]] == ["library_path"]
+    assert facts["compilers"]["default"] == {"cc": "/usr/bin/gcc", "major": "13"}
+    assert (facts["shells"], facts["module_systems"]) == (["bash"], {"lmod": None, "environment_modules": None})
+    assert set(facts["unknown"]) <= {"nouveau.in_initramfs"}
+
+
+def test_five_toolkits_and_hundreds_of_settings_take_no_time(gpu_facts: ModuleType, tmp_path: Path) -> None:
+    with_cuda(gpu_facts, tmp_path)
+    for version in ("12.6.3", "12.8.1"):
+        path = fabricated_hosts.store_toolkit(tmp_path, version)
+        manifest = tmp_path / path[1:] / "archive.json"
+        content = {**json.loads(manifest.read_text()), "paths": [f"include/a/directory/{n}.h" for n in range(10_000)]}
+        manifest.write_text(json.dumps(content))
+    for number in range(200):
+        fabricated_hosts.library_path(tmp_path, f"{number}.sh", f"/opt/{number}/lib64")
+    begun = time.monotonic()
+    facts = gather(gpu_facts, tmp_path, scope="system")
+    assert time.monotonic() - begun < 2  # less than 100 ms on an idle machine
+    assert len(facts["cuda"]) == 5
+    assert len(facts["loader"]["library_path"]) == 201
+
+
 def test_board_driver_and_link_of_a_gpu(gpu_facts: ModuleType, tmp_path: Path) -> None:
     (gpu,) = fabricated(gpu_facts, tmp_path, "gtx_1080_ti")["gpus"]
     assert gpu == {
@@ -330,6 +394,55 @@ def test_state_and_the_files_it_names(gpu_facts: ModuleType, tmp_path: Path) -> 
     assert set(facts["unknown"]) == {"managed./etc"}
 
 
+def test_what_the_roles_for_cuda_noted_and_what_is_there_of_it(gpu_facts: ModuleType, tmp_path: Path) -> None:
+    fabricated_hosts.plain(tmp_path)
+    nothing = {"noted": None, "found": {}, "links": {}}
+    assert gather(gpu_facts, tmp_path, scope="system")["records"] == {"cuda_toolkit": nothing, "cudnn": nothing}
+    fabricated_hosts.write(tmp_path, "etc/a", "as noted")
+    fabricated_hosts.link(tmp_path, "usr/local/cuda-12.9", "/opt/x")
+    fabricated_hosts.write(tmp_path, "usr/local/cuda-12.8", "no link")
+    links = dict.fromkeys(("/usr/local/cuda-12.9", "/usr/local/cuda-12.8", "/usr/local/cuda-12.6"), "/opt/x")
+    note = fabricated_hosts.record(tmp_path, "cuda_toolkit", files=["/etc/a"], links=links, default={"previous": None})
+    fabricated_hosts.write(tmp_path, "etc/a", "changed")
+    facts = gather(gpu_facts, tmp_path, scope="system")
+    assert facts["records"]["cuda_toolkit"] == {
+        "noted": note,
+        "found": {"/etc/a": hashlib.sha256(b"changed").hexdigest()},
+        "links": {"/usr/local/cuda-12.9": "/opt/x", "/usr/local/cuda-12.8": None, "/usr/local/cuda-12.6": None},
+    }
+    base = gather(gpu_facts, tmp_path)["base_dir"]
+    fabricated_hosts.record(tmp_path, "cudnn", place=base[1:], digest="mine")
+    records = gather(gpu_facts, tmp_path)["records"]
+    assert (records["cuda_toolkit"]["noted"], records["cudnn"]["noted"]["digest"]) == (None, "mine")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{half", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"files": Infinity}', "not JSON"),
+        ("[]", "no mapping"),
+        ('{"a":' * 60 + "1" + "}" * 60, "too deeply"),
+        ('{"files": ["/etc/a"], "links": 7}', None),
+        ('{"files": {"/etc/\\u0000": "x", "/\\ud800": "y"}, "links": {"/\\u0000": "z", "": "a"}}', None),
+    ],
+)
+def test_a_record_that_nobody_of_us_wrote_breaks_nothing(
+    gpu_facts: ModuleType, tmp_path: Path, content: str, reason: str | None
+) -> None:
+    fabricated_hosts.plain(tmp_path)
+    for role in ("cuda_toolkit", "cudnn"):
+        fabricated_hosts.write(tmp_path, f"var/lib/gpulab/{role}.json", content)
+    facts = gather(gpu_facts, tmp_path, scope="system")
+    json.dumps(facts, ensure_ascii=False).encode()
+    if reason:
+        assert facts["records"]["cudnn"]["noted"] is None
+        assert reason in facts["unknown"]["records.cudnn"]
+    else:
+        assert set(facts["records"]["cudnn"]["found"].values()) <= {None}
+
+
 @pytest.mark.parametrize("content", ["{half", '["a list"]', "", "\udcff\ud800"])
 def test_a_state_that_cannot_be_read_is_null_with_a_reason(gpu_facts: ModuleType, tmp_path: Path, content: str) -> None:
     fabricated_hosts.plain(tmp_path)
@@ -363,6 +476,14 @@ def closed_to_us(relative: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("etc/default/grub", "next_boot_kernel", ["kernels", 0, "next_boot"]),
         ("var/lib/gpulab/machine-owner-key.der", "machine_owner_key", ["machine_owner_key", "enrolled"]),
         ("boot/initrd.img-6.8.0-45-generic", "nouveau.in_initramfs", ["nouveau", "in_initramfs"]),
+        ("var/lib/dpkg/status", "packages", ["cuda_packages"]),
+        ("home/gpulab/cudnn.json", "records.cudnn", ["records", "cudnn", "noted"]),
+        (
+            "home/gpulab/toolkits/cuda-12.9.1-20261123T120000Z/archive.json",
+            "toolkit_store.cuda-12.9.1-20261123T120000Z",
+            ["toolkit_store", 0, "state"],
+        ),
+        ("var/lib/dpkg/alternatives/cuda", "cuda_default.alternative", ["cuda_default", "alternative"]),
     ],
 )
 def test_what_is_closed_to_us_is_null_with_a_reason(
@@ -376,8 +497,12 @@ def test_what_is_closed_to_us_is_null_with_a_reason(
     fabricated_hosts.mismatch(tmp_path)
     for name in ("var/lib/gpulab/driver.json", "boot/grub/grubenv", "var/lib/gpulab/machine-owner-key.der"):
         fabricated_hosts.write(tmp_path, name, "{}")
+    fabricated_hosts.store_toolkit(tmp_path, "12.9.1", base="home/gpulab")
+    fabricated_hosts.default_toolkit(tmp_path, "/usr/local/cuda-12.9", alternatives=True)
+    fabricated_hosts.record(tmp_path, "cudnn", place="home/gpulab")
     closed_to_us(relative, monkeypatch)
-    facts = gather(gpu_facts, tmp_path)
+    where_ours = {"scope": "system"} if "alternatives" in relative else {"user_base_dir": "/home/gpulab"}
+    facts = gather(gpu_facts, tmp_path, **where_ours)
     value: Any = facts
     for step in where:
         value = value[step]

@@ -53,6 +53,33 @@ def test_packages_that_are_only_called_alike(name: str) -> None:
     assert not host_packages.of_driver(name)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cuda", "cuda-12-9", "cuda-toolkit-12-9", "cuda-nvcc-12-9", "cuda-keyring", "cuda-repo-ubuntu2404"),
+        *("libcublas-12-9", "libcublas-dev-12-9", "libcublas-devel-12-9", "libnpp-13-0", "libnvjitlink-dev-12-9"),
+        *("libnvvm-13-0", "libnvptxcompiler-13-0", "libcudla-12-9", "gds-tools-12-9", "nsight-compute-2025.2.1"),
+        *("libcudnn9-cuda-12", "libcudnn9-dev-cuda-13", "libcudnn8", "cudnn9-cuda-12-9", "libnccl2", "libnccl-devel"),
+        *("nvidia-cuda-toolkit", "nvidia-cuda-dev", "nvidia-cudnn", "libcudart12", "libcublaslt11", "libnppial12"),
+        *("libnvrtc-builtins12.0", "libcuinj64-12.0"),
+    ],
+)
+def test_packages_of_cuda(name: str) -> None:
+    assert host_packages.of_cuda(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cuda-drivers", "cuda-drivers-580", "cuda-compat-12-9", "nvidia-driver-580", "libcuda1", "libnvidia-ml1"),
+        *("libgtk-3-0", "libcurl4", "libcups2", "libcudf", "libnvme1", "libnppfoo", "nvidia-container-toolkit"),
+        *("barracuda-1-2", "nsight", "libcurand", "python3-pycuda"),
+    ],
+)
+def test_packages_that_are_not_cudas(name: str) -> None:
+    assert not host_packages.of_cuda(name)
+
+
 def test_states_of_packages_in_dpkgs_file(tmp_path: Path) -> None:
     fabricated.plain(tmp_path, "debian12")
     fabricated.package(tmp_path, "nvidia-driver", "580.126.09-1", "hold ok installed")
@@ -73,6 +100,22 @@ def test_states_of_packages_in_dpkgs_file(tmp_path: Path) -> None:
     assert packages.held() == ["nvidia-driver"]
     assert packages.broken() == ["libnvidia-ml1", "nvidia-alternative", "nvidia-kernel-dkms", "nvidia-modprobe"]
     assert packages.manager()["broken"] == sorted([*packages.broken(), "man-db"])
+
+
+def test_cudas_packages_that_are_installed_as_they_should_be(tmp_path: Path) -> None:
+    fabricated.plain(tmp_path)
+    fabricated.packaged_toolkit(tmp_path, "12.9.1", held=True)
+    fabricated.package(tmp_path, "libcudnn9-cuda-12", "9.13.0.50-1", "install ok half-configured")
+    fabricated.package(tmp_path, "libcublas-12-9", "12.9.1-1", arch="arm64")
+    packages = host_packages.Packages(HostFiles(str(tmp_path), {}), "debian")
+    packages.read()
+    found = packages.cuda()
+    assert found is not None
+    assert found["cuda-nvcc-12-9"] == {"version": "12.9.1-1", "held": True}
+    assert found["libcublas-12-9:arm64"] == {"version": "12.9.1-1", "held": False}
+    assert "libcudnn9-cuda-12" not in found
+    packages.rows = None
+    assert packages.cuda() is None
 
 
 def test_what_an_interrupted_dpkg_left_in_its_journal_counts(tmp_path: Path) -> None:
