@@ -30,6 +30,8 @@ except ImportError:  # pragma: no cover - depends on the version of Ansible
     Origin = None
 
 
+#: The roles that are set up with variables of their own.
+SETTING_ROLES = ("nvidia_driver", "cuda_toolkit", "cudnn")
 #: Variables of a run that are true or false.
 SWITCHES = ("gpulab_uniform_driver", "gpulab_go_on_without_unplannable", "plan_ask_hosts")
 
@@ -189,26 +191,34 @@ def _overlaid(text_of_overlay: str) -> Tables:
 
 def change(planned: Any, facts: Any, rebuild: Any = (), driver_settings: Any = None) -> dict[str, Any]:
     """See gpu_compat_change.yml."""
-    return gpu_compat.change(_native(planned), _native(facts), _native(rebuild), _driver_settings(driver_settings))
+    settings = _settings(driver_settings)
+    return gpu_compat.change(
+        _native(planned), _native(facts), _native(rebuild), settings["nvidia_driver"], settings_by_role=settings
+    )
 
 
-def _driver_settings(variables: Any) -> dict[str, Any]:
-    """Choose the variables of the role nvidia_driver that differ from its defaults, from all variables of a host.
+def _settings(variables: Any) -> dict[str, dict[str, Any]]:
+    """Choose the variables of each role that differ from its defaults, from all variables of a host.
 
     So a role that sees its own defaults and a play that does not come to the same.
     """
-    defaults = _role_defaults()
-    names = [str(name) for name in variables or () if name.startswith("nvidia_driver_")]
-    chosen = {name: _native(variables[name]) for name in sorted(names)}
-    return {name: value for name, value in chosen.items() if name not in defaults or value != defaults[name]}
+    chosen: dict[str, dict[str, Any]] = {role: {} for role in SETTING_ROLES}
+    for name in sorted(map(str, variables or ())):
+        role = next((role for role in SETTING_ROLES if name.startswith(f"{role}_")), None)
+        if role is None:
+            continue
+        value, defaults = _native(variables[name]), _role_defaults(role)
+        if name not in defaults or value != defaults[name]:
+            chosen[role][name] = value
+    return chosen
 
 
 @cache
-def _role_defaults() -> dict[str, Any]:
+def _role_defaults(role: str) -> dict[str, Any]:
     import yaml  # Ansible has loaded it already
 
-    path = Path(__file__).resolve().parent.parent / "roles" / "nvidia_driver" / "defaults" / "main.yml"
-    return dict(yaml.safe_load(path.read_text()))
+    path = Path(__file__).resolve().parent.parent / "roles" / role / "defaults" / "main.yml"
+    return dict(yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
 
 
 def doctor(planned: Any, facts: Any, change: Any = None, driver_settings: Any = None) -> list[dict[str, Any]]:
@@ -217,7 +227,10 @@ def doctor(planned: Any, facts: Any, change: Any = None, driver_settings: Any = 
     conflicts: list[Any] = []
     if plain and "status" in plain:
         plain, conflicts = plain["plan"], plain["conflicts"]
-    return gpu_compat.examine(plain, _native(facts), _native(change), _driver_settings(driver_settings), conflicts)
+    settings = _settings(driver_settings)
+    return gpu_compat.examine(
+        plain, _native(facts), _native(change), settings["nvidia_driver"], conflicts, settings_by_role=settings
+    )
 
 
 def doctor_text(findings_by_host: Any) -> str:
@@ -228,6 +241,16 @@ def doctor_text(findings_by_host: Any) -> str:
 def removal(facts: Any, overlay: Any = None) -> dict[str, Any]:
     """See gpu_compat_removal.yml."""
     return gpu_compat.removal(_native(facts), _tables(overlay))
+
+
+def removal_cuda(facts: Any, product: str | None = None) -> dict[str, Any]:
+    """See gpu_compat_removal_cuda.yml."""
+    return gpu_compat.removal_cuda(_native(facts), product or None)
+
+
+def lacking_space(free: Any, purpose: str) -> list[str]:
+    """See gpu_compat_lacking_space.yml."""
+    return gpu_compat.lacking_space(_native(free), purpose)
 
 
 def provided(planned: Any, facts: Any, unavailable: Any = ()) -> dict[str, Any]:
@@ -257,6 +280,8 @@ class FilterModule:
             "gpu_compat_doctor": _explained(doctor),
             "gpu_compat_doctor_text": _explained(doctor_text),
             "gpu_compat_removal": _explained(removal),
+            "gpu_compat_removal_cuda": _explained(removal_cuda),
+            "gpu_compat_lacking_space": _explained(lacking_space),
             "gpu_compat_provided": _explained(provided),
             "become_password_given": become_password_given,
         }

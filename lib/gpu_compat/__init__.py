@@ -9,8 +9,9 @@ from gpu_compat.errors import CompatError, Mistake
 from gpu_compat.fleet import check_requests
 from gpu_compat.hosts import host_from_facts, read_host
 from gpu_compat.plan import plan
-from gpu_compat.removal import removal
+from gpu_compat.removal import removal, removal_cuda
 from gpu_compat.request import read_request
+from gpu_compat.space import lacking_space
 
 __all__ = [
     "CompatError",
@@ -20,9 +21,11 @@ __all__ = [
     "doctor_text",
     "examine",
     "host_from_facts",
+    "lacking_space",
     "plan",
     "provided",
     "read_host",
     "read_request",
     "removal",
+    "removal_cuda",
 ]

@@ -16,7 +16,7 @@ from gpu_compat.request import KERAS_BACKENDS
 from gpu_compat.rules_environment import Place
 from gpu_compat.solver import Solution
 from gpu_compat.tables import Row, Tables
-from gpu_compat.toolkits import Cudnn, Toolkit
+from gpu_compat.toolkits import Cudnn
 from gpu_compat.versions import at_least, matches, numbers
 from gpu_compat.wheels import Build, framework
 
@@ -35,53 +35,6 @@ def driver_entry(driver: Driver, host: Host, tables: Tables) -> Plan:
         "cuda": driver.native_cuda(),
         **driver_packages.entry(driver, host, tables),
     }
-
-
-def toolkit_entries(solution: Solution, request: Mapping[str, Any], tables: Tables) -> list[Plan]:
-    """Return the toolkits, each once; the first asked for is the default."""
-    entries: list[Plan] = []
-    for index in range(len(request["cuda_toolkits"])):
-        toolkit: Toolkit | None = solution.get(f"toolkit[{index}]")
-        if toolkit is None or any(entry["version"] == toolkit.version for entry in entries):
-            continue
-        package = tables.rows("packages.cuda_toolkit")[0]["package"].format(cuda=toolkit.series.replace(".", "-"))
-        entries.append(
-            {
-                "version": toolkit.version,
-                "packages": [package],
-                "default": not entries,
-                "gcc_max": toolkit.row.get("gcc_max"),
-                "clang_max": toolkit.row.get("clang_max"),
-                "runfile": toolkit.row.get("runfile"),
-            }
-        )
-    return entries
-
-
-def cudnn_entries(solution: Solution, host: Host, tables: Tables) -> list[Plan]:
-    """Return the system's cuDNN for each major of CUDA."""
-    entries: dict[str, Plan] = {}
-    for name, cudnn in solution.items():
-        if name.startswith("cudnn[") and isinstance(cudnn, Cudnn):
-            entries.setdefault(
-                cudnn.cuda_major,
-                {
-                    "version": cudnn.version,
-                    "cuda_major": int(cudnn.cuda_major),
-                    "packages": _cudnn_packages(cudnn, host, tables),
-                },
-            )
-    return list(entries.values())
-
-
-def _cudnn_packages(cudnn: Cudnn, host: Host, tables: Tables) -> list[str]:
-    family = host.system["family"] if host.system else None
-    for row in tables.rows("packages.cudnn"):
-        if row["family"] == family and (
-            row.get("from_version") is None or at_least(cudnn.version, row["from_version"])
-        ):
-            return [name.format(major=cudnn.cuda_major) for name in row["packages"]]
-    return []
 
 
 def fabric_entry(driver: Driver, host: Host, tables: Tables) -> Plan | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpu_compat.cuda_change import cudnn_change, toolkit_change
 from gpu_compat.driver_change import driver_change
 
 
@@ -14,6 +15,7 @@ def change(
     facts: Mapping[str, Any],
     rebuild: Sequence[str] = (),
     driver_settings: Mapping[str, Any] | None = None,
+    settings_by_role: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Compare a plan with what the host is.
 
@@ -22,12 +24,14 @@ def change(
         facts: what the module ``gpu_facts`` returned for the host.
         rebuild: names of environments to build again although they look as planned.
         driver_settings: the lab's variables ``nvidia_driver_*``.
+        settings_by_role: those of the roles ``cuda_toolkit`` and ``cudnn``.
 
     Returns:
         ``driver``: None where nothing is to be done to it, else its steps (:mod:`gpu_compat.driver_change`);
+        ``cuda_toolkit`` and ``cudnn``: the same for toolkits and cuDNN (:mod:`gpu_compat.cuda_change`);
         ``environments``: the planned environments that must be built, each with ``why``, a sentence for people;
         ``unasked``: names of environments of ours on the host that the plan does not know (they are left alone).
-        The first two are empty on a converged host.
+        All but the last are empty on a converged host.
     """
     builds = []
     for environment in planned["environments"]:
@@ -42,7 +46,15 @@ def change(
     known.update(row["name"] for row in planned["unavailable_environments"])
     unasked = [name for name, row in facts["environments"].items() if row["state"] == "complete" and name not in known]
     driver = driver_change(planned, facts, driver_settings)
-    return {"driver": driver, "environments": builds, "unasked": sorted(unasked)}
+    settings = settings_by_role or {}
+    toolkits = toolkit_change(planned, facts, settings.get("cuda_toolkit"))
+    return {
+        "driver": driver,
+        "cuda_toolkit": toolkits,
+        "cudnn": cudnn_change(planned, facts, settings.get("cudnn"), toolkits),
+        "environments": builds,
+        "unasked": sorted(unasked),
+    }
 
 
 def _why_build(wanted: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:

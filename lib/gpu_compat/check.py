@@ -559,6 +559,30 @@ def _repositories(view: View) -> Iterator[Mistake]:
             yield Mistake("packages.repositories", f"no row of NVIDIA's repository is for {name}")
 
 
+def _toolkits(view: View) -> Iterator[Mistake]:
+    """What distributions and archives are said to have is of a toolkit that is known, on a system that is known."""
+    systems = [row["id"] for _, row in view["systems.systems"]]
+    series = {minor(row["version"]) for _, row in view["cuda.toolkits"]}
+    for path, row in view["cuda.distribution"]:
+        if row["system"] not in systems:
+            yield Mistake(f"{path}.system", f"'{row['system']}' is no system; {nearest(row['system'], systems)}")
+        if minor(row["version"]) not in series:
+            yield Mistake(f"{path}.version", f"no toolkit of CUDA {row['version']} is in cuda.toolkits")
+        beside = (row.get("cudnn") or {}).get("cuda_major", branch_of(row["version"]))
+        if beside != branch_of(row["version"]):
+            yield Mistake(f"{path}.cudnn.cuda_major", f"is {beside}, but the toolkit beside it is {row['version']}")
+    for path, row in view["cuda.components"]:
+        if "from" in row and "to" in row and numbers(row["from"]) > numbers(row["to"]):
+            yield Mistake(f"{path}.to", f"{row['to']} is below {row['from']}, from which on it is there")
+        if row.get("needed") and row.get("optional"):
+            yield Mistake(f"{path}.optional", f"{row['name']} is needed to compile, so it is never left out")
+    for path, row in view["systems.systems"]:
+        for index, compiler in enumerate(row.get("compilers", ())):
+            if compiler["major"] == branch_of(row["gcc"]):
+                place = f"{path}.compilers[{index}].major"
+                yield Mistake(place, f"gcc {compiler['major']} is the system's own; compilers are those beside it")
+
+
 _CHECKS: Sequence[Callable[[View], Iterator[Mistake]]] = (
     _gpus,
     _branches,
@@ -571,4 +595,5 @@ _CHECKS: Sequence[Callable[[View], Iterator[Mistake]]] = (
     _pairs,
     _systems,
     _repositories,
+    _toolkits,
 )

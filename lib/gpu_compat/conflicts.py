@@ -38,13 +38,18 @@ IDS: Mapping[str, str] = {
     "python_not_available": "the Python that is asked for is not on the host",
     "python_vs_framework": "no wheel of the framework for the Python",
     "secure_boot": "the module would be refused by Secure Boot",
+    "source_needs_root": "the source that is asked for changes the whole system, and nobody may become root",
+    "source_vs_cuda": "the source that is asked for does not have the CUDA toolkit or the cuDNN",
     "toolkit_vs_framework": "the framework needs a CUDA toolkit on the host",
+    "two_of_one_series": "two releases of one CUDA series are asked for; a host has one",
+    "unknown_component": "no part of the CUDA toolkit is called that",
     "unknown_gpu": "the tables do not know the GPU",
     "unknown_release": "no release that the tables know is meant",
     "unsupported_vendor": "the GPU is not NVIDIA's",
 }
 #: Which rules are given up first when several explain a conflict equally well.
 _GIVEN_UP = (
+    "two_of_one_series",
     "toolkit_vs_framework",
     "cudnn_vs_cuda",
     "driver_vs_product",
@@ -53,6 +58,9 @@ _GIVEN_UP = (
     "secure_boot",
     "os_vs_driver",
     "os_vs_cuda",
+    "source_vs_cuda",
+    "unknown_component",
+    "source_needs_root",
     "driver_vs_kernel",
     "module_flavor",
     "environment_pins",
@@ -72,6 +80,8 @@ _GIVEN_UP = (
 )
 #: Which of the rules that are needed names the conflict, the first that is among them.
 _NAMES = (
+    "source_needs_root",
+    "unknown_component",
     "arch_vs_wheel",
     "gpu_arch_vs_torch_wheel",
     "gpu_arch_vs_tensorflow_wheel",
@@ -88,12 +98,14 @@ _NAMES = (
     "keras_vs_backend",
     "driver_vs_cuda",
     "os_vs_cuda",
+    "source_vs_cuda",
     "os_vs_driver",
     "gpu_arch_vs_driver",
     "python_vs_framework",
     "python_not_available",
     "cudnn_vs_cuda",
     "toolkit_vs_framework",
+    "two_of_one_series",
     "no_gpu",
     "no_driver",
     "unknown_release",

@@ -172,6 +172,9 @@ FINGERPRINT = text(r"[0-9A-F]{40}", "the whole fingerprint of an OpenPGP key, 40
 KEY_FILE = text(r"[0-9A-Za-z]+\.pub", 'the name of a file with a key, as "3bf863cc.pub"')
 ENDING = text(r"\.[a-z0-9]+", 'the end of a file\'s name, as ".sha256sum"')
 PREFIX = text(r"[a-z0-9][a-z0-9.-]*", "the first letters of a package's name")
+COMPONENT = text(r"[a-z][a-z0-9_]*", "the name of a component in NVIDIA's list of archives, as cuda_nvcc")
+PATH = text(r"/[A-Za-z0-9./_+-]+", "an absolute path")
+FILE_END = text(r"[A-Za-z0-9._-]+", "the end of a file's name")
 RUNFILE = text(r"cuda_[0-9][0-9a-z._]*", "the name of NVIDIA's runfile, as cuda_13.0.0_580.65.06_linux.run")
 _DATE = text(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", 'a date in quotes, as "2026-11-23"')
 _RELEASE = text(r"[0-9][0-9A-Za-z.+]{0,39}", 'the version of a release in quotes, as "2.15.0"')
@@ -197,6 +200,10 @@ _PYTHONS = map_of(
 _NOTED = {"note": SENTENCE, "source": SOURCES}
 _OF_FAMILY: dict[str, Reader] = {"family": one_of(*FAMILIES)}
 _OF_ORIGIN: dict[str, Reader] = {"origin": one_of("nvidia_repo", "distro", "runfile")}
+_HOLD = several(
+    text(rf"([A-Za-z0-9.+_*?-]|{_PLACEHOLDER})+", "the name of a package or a shell pattern"),
+    'name packages or patterns, as ["libcudnn9-*"]',
+)
 _SYSTEM_NAMES = several(SYSTEM, "name values of ID in os-release, as [debian]")
 
 
@@ -265,6 +272,25 @@ ROWS: Mapping[str, Reader] = {
         {"driver_min": VERSION, "gcc_max": MAJOR, "clang_max": MAJOR, "runfile": RUNFILE},
     ),
     "cuda.rules": _RULE,
+    "cuda.components": row(
+        {"name": COMPONENT},
+        {"from": SERIES, "to": SERIES, "arches": _ARCHES, "needed": boolean, "optional": boolean},
+    ),
+    "cuda.distribution": row(
+        {
+            "system": SLUG,
+            "version": VERSION,
+            "package": PACKAGE,
+            "path": PATH,
+            "components": several(SLUG, "name components, as [non-free]"),
+        },
+        {
+            "cudnn": mapping(
+                {"version": VERSION, "cuda_major": MAJOR, "package": PACKAGE},
+                required=("version", "cuda_major", "package"),
+            )
+        },
+    ),
     "cuda.forward_compatibility": row(
         {
             "package": PACKAGE,
@@ -402,6 +428,10 @@ ROWS: Mapping[str, Reader] = {
             "kernel_hwe": SERIES,
             "driver_guide": boolean,
             "module_streams": boolean,
+            "compilers": several(
+                mapping({"major": MAJOR, "packages": _PACKAGES, "cxx": PATH}, required=("major", "packages", "cxx")),
+                'name compilers, as [{major: "13", packages: [gcc-13, g++-13], cxx: /usr/bin/g++-13}]',
+            ),
             "distribution_drivers": several(
                 mapping(
                     {
@@ -472,8 +502,36 @@ ROWS: Mapping[str, Reader] = {
         {"family": one_of(*FAMILIES), "origin": one_of("nvidia_repo", "distro"), "from": BRANCH},
     ),
     "packages.fabric_extra": row({"component": one_of("nvlsm", "nvidia-imex"), "package": PACKAGE}, {"to": BRANCH}),
-    "packages.cuda_toolkit": row({"package": PACKAGE}),
-    "packages.cudnn": row({"family": one_of(*FAMILIES), "packages": _PACKAGES}, {"from_version": MAJOR}),
+    "packages.cuda_toolkit": row({"origin": one_of("nvidia_repo", "distro"), "package": PACKAGE, "hold": _HOLD}),
+    "packages.cudnn": row(
+        {"family": one_of(*FAMILIES), "packages": _PACKAGES, "version": VERSION_PATTERN, "hold": _HOLD},
+        {"from_version": MAJOR},
+    ),
+    "packages.redist": row(
+        {
+            "product": one_of("cuda", "cudnn"),
+            "url": ADDRESS,
+            "first": SERIES,
+            "platforms": map_of(one_of(*ARCHES), WORD, "machines to platforms"),
+        }
+    ),
+    "packages.cuda_runfile": row(
+        {
+            "url": ADDRESS,
+            "sums_url": ADDRESS,
+            "sums": FILE_END,
+            "endings": map_of(one_of(*ARCHES), FILE_END, "machines to the ends of names"),
+        }
+    ),
+    "packages.compilers": row(_OF_FAMILY | {"packages": _PACKAGES}),
+    "packages.space": row(
+        {
+            "for": one_of("driver", "next_kernel", "toolkit_packages", "toolkit_runfile"),
+            "path": text(r"/[a-z]*", "a directory"),
+            "mib": text(r"[1-9][0-9]{0,6}", 'a number of MiB, in quotes: "1024"'),
+            "what": SENTENCE,
+        }
+    ),
     "packages.secure_boot": _RULE,
     "environments.frameworks": row(
         {

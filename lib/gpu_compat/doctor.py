@@ -7,18 +7,20 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from gpu_compat import doctor_cuda
+from gpu_compat.cuda_change import cudnn_change, toolkit_change
 from gpu_compat.driver_change import STEPS, Comparison, wanted_units
+from gpu_compat.findings import COMMAND as _COMMAND
+from gpu_compat.findings import PROVISION as _PROVISION
+from gpu_compat.findings import Finding
+from gpu_compat.findings import finding as _finding
 from gpu_compat.render import WIDTH
+from gpu_compat.space import lacking_space
 from gpu_compat.versions import at_least, same_version
 
-Finding = dict[str, Any]
 SEVERITIES = ("error", "warning", "info")
-#: Less than this is free in /boot: the next kernel with its initramfs may not fit.
-BOOT_FREE = 250 * 1024 * 1024
 #: A package manager that has been at work for so long is stuck, or waits for an answer.
 LOCK_SECONDS = 900
-_PROVISION = "Provision the host; a run repairs this"
-_COMMAND = "./provision --limit HOST"
 
 
 def examine(
@@ -27,6 +29,7 @@ def examine(
     change: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     conflicts: Iterable[Mapping[str, Any]] = (),
+    settings_by_role: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Finding]:
     """Return what is wrong on a host, sorted by severity.
 
@@ -36,6 +39,7 @@ def examine(
         change: what :func:`gpu_compat.change` returned; computed where it is not given.
         settings: the lab's variables ``nvidia_driver_*``.
         conflicts: why the host cannot be planned.
+        settings_by_role: the lab's variables of the roles ``cuda_toolkit`` and ``cudnn``.
 
     Returns:
         ``id``, ``severity`` (error, warning or info), ``what`` and ``action`` (sentences) and ``command`` (or None);
@@ -43,9 +47,10 @@ def examine(
     """
     host = _Host(planned, facts, settings or {})
     found = [finding for look in _LOOKS for finding in look(host)]
+    found += doctor_cuda.look(doctor_cuda.Place(planned, facts, settings_by_role or {}))
     found += [_unplannable(conflict) for conflict in conflicts]
     if all(row["severity"] == "info" for row in found):
-        found += _pending(host.compared.change() if change is None and host.compared else (change or {}).get("driver"))
+        found += _pending(_left(host, settings_by_role or {}) if change is None else change)
     return sorted(found, key=lambda row: (SEVERITIES.index(row["severity"]), row["id"], row["what"]))
 
 
@@ -70,10 +75,6 @@ class _Host:
         """The package manager: apt or dnf."""
         kind: str | None = self.manager.get("kind")
         return kind
-
-
-def _finding(name: str, severity: str, what: str, action: str = _PROVISION, command: str | None = _COMMAND) -> Finding:
-    return {"id": name, "severity": severity, "what": what, "action": action, "command": command}
 
 
 def _unplannable(conflict: Mapping[str, Any]) -> Finding:
@@ -289,17 +290,28 @@ def _files(host: _Host) -> Iterator[Finding]:
 
 def _boot(host: _Host) -> Iterator[Finding]:
     """Room for the next kernel."""
-    free = (host.facts.get("disk") or {}).get("/boot")
-    if free is not None and free < BOOT_FREE:
-        what = f"/boot has {free // (1024 * 1024)} MiB left; the next kernel with its initramfs may not fit"
+    for what in lacking_space(host.facts.get("disk"), "next_kernel"):
         old = "dnf remove --oldinstallonly" if host.packages_kind == "dnf" else "apt-get autoremove --purge"
         yield _finding("boot_full", "warning", what, "Remove kernels that are no longer booted", old)
 
 
-def _pending(change: Mapping[str, Any] | None) -> Iterator[Finding]:
+def _left(host: _Host, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a run would change beside environments."""
+    if host.planned is None:
+        return {}
+    toolkits = toolkit_change(host.planned, host.facts, settings.get("cuda_toolkit"))
+    return {
+        "driver": host.compared.change() if host.compared else None,
+        "cuda_toolkit": toolkits,
+        "cudnn": cudnn_change(host.planned, host.facts, settings.get("cudnn"), toolkits),
+    }
+
+
+def _pending(change: Mapping[str, Any]) -> Iterator[Finding]:
     """What a run would do although nothing is wrong."""
-    if change:
-        steps = "; ".join(f"{row['step']}: {row['why']}" for row in change["steps"])
+    rows = [row for role in ("driver", "cuda_toolkit", "cudnn") for row in (change.get(role) or {}).get("steps", ())]
+    if rows:
+        steps = "; ".join(f"{row['step']}: {row['why']}" for row in rows)
         yield _finding("not_applied", "info", f"the host is not yet as planned ({steps})", "Provision the host")
 
 

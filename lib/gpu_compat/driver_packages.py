@@ -31,7 +31,7 @@ def entry(driver: Driver, host: Host, tables: Tables) -> Plan:
         "kernel_packages": _kernel_packages(driver, host, tables) if driver.signed else {},
         "headers": _headers(driver, host, tables),
         "build_packages": _build_packages(driver, host, tables),
-        "repository": repository(driver, host, tables) if by_manager else None,
+        "repository": repository(driver.origin, host, tables) if by_manager else None,
         "runfile": runfile(driver, host, tables) if driver.origin == "runfile" else None,
         "licenses": {"nvidia": license_of(module, tables)} if module else {},
         "hold": family_patterns(host, tables, held=True) if driver.origin != "runfile" else [],
@@ -138,13 +138,13 @@ def _kernel_hold(driver: Driver, host: Host, tables: Tables) -> list[str]:
     return list(_fill_flavours(row["packages"], _filled(driver, host), host)) if row else []
 
 
-def repository(driver: Driver, host: Host, tables: Tables) -> Plan | None:
-    """Return where a driver's packages come from, None where the tables name no such place."""
+def repository(origin: str, host: Host, tables: Tables) -> Plan | None:
+    """Return where packages of NVIDIA's come from, None where the tables name no such place."""
     system = host.system
     if system is None:
         return None
     for row in tables.rows("packages.repositories"):
-        if row["origin"] == driver.origin and system["id"] in row["systems"]:
+        if row["origin"] == origin and system["id"] in row["systems"]:
             url = _repository_url(system, host, tables) if row.get("key") else None
             return {
                 "id": system["id"],

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpu_compat.errors import CompatError, Mistake
 from gpu_compat.gpus import Gpu, UnknownGpuError, identify
+from gpu_compat.installed import Compilers, kept_compilers, kept_cudnn, kept_toolkits
 from gpu_compat.schema import boolean, kind, list_of, mapping, nearest, one_of, quote_it, text
 from gpu_compat.tables import ARCHES, Row, Tables, shipped
 from gpu_compat.versions import numbers
@@ -55,6 +56,11 @@ class Host:
         loaded: the driver that is loaded, with its flavour in ``loaded_module``.
         driver_stays: nobody who logs in may become root, so no driver can be installed.
         declared: taken from the inventory, the host itself has not been asked.
+        scope: "system", or "user": everything lies below ``base_dir``, and nothing needs root.
+        base_dir: where this project keeps its files.
+        toolkits: CUDA toolkits on disk: series and source, of somebody's own version and path as well.
+        cudnn: the CUDA majors that a system-wide cuDNN is there for, with its source.
+        compilers: None where they are not known.
     """
 
     system: Row | None = None
@@ -79,6 +85,11 @@ class Host:
     loaded_module: str | None = None
     driver_stays: bool = False
     declared: bool = False
+    scope: str = "system"
+    base_dir: str = "/opt/gpulab"
+    toolkits: tuple[tuple[str, str, str | None, str | None], ...] = ()
+    cudnn: tuple[tuple[str, str], ...] = ()
+    compilers: Compilers | None = None
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -181,6 +192,11 @@ def host_from_facts(facts: Mapping[str, Any], tables: Tables | None = None, *, c
         loaded=loaded,
         loaded_module=loaded_module,
         driver_stays=facts.get("scope") == "user",
+        scope="user" if facts.get("scope") == "user" else "system",
+        base_dir=str(facts.get("base_dir") or "/opt/gpulab"),
+        toolkits=kept_toolkits(facts),
+        cudnn=kept_cudnn(facts),
+        compilers=kept_compilers(facts),
         secure_boot=facts.get("secure_boot"),
         nvswitch=any(
             f"{_hex(row['vendor'])}:{_hex(row['device'])}" in switches for row in facts.get("nvswitches") or ()

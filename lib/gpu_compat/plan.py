@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from gpu_compat import answer, conflicts
+from gpu_compat import answer, conflicts, toolkit_plan
 from gpu_compat.conflicts import Conflict
 from gpu_compat.explain import why
 from gpu_compat.hosts import Host
@@ -24,6 +24,7 @@ from gpu_compat.rules_environment import Environment, Place
 from gpu_compat.rules_host import DRIVER, add_driver, add_toolkits
 from gpu_compat.solver import Solution, possible, solve
 from gpu_compat.tables import Tables, shipped
+from gpu_compat.versions import newer
 
 #: Tables older than this many days give a warning.
 OLD_AFTER = 90
@@ -146,7 +147,7 @@ class Planner:
                     "gpulab_uniform_driver",
                     text=f"one driver branch is asked for on all hosts, and all can have {self.driver_branch}",
                 )
-            add_toolkits(problem, self.host, self.request, self.tables)
+        add_toolkits(problem, self.host, self.request, self.profile.gpu, self.tables)
         for place in places:
             Environment(problem, place, self.host, self.request, self.profile.gpu, self.tables).add()
         return problem
@@ -174,11 +175,16 @@ class Planner:
 
     def _plan(self, problem: Problem, solution: Solution, unavailable: list[dict[str, str]]) -> dict[str, Any]:
         driver = solution.get(DRIVER)
+        chosen = toolkit_plan.chosen_toolkits(solution, self.request)
+        toolkits = toolkit_plan.toolkit_entries(
+            [toolkit for _, toolkit in chosen], self.request, self.host, self.profile.gpu, self.tables
+        )
+        cudnns = toolkit_plan.chosen_cudnn(solution)
         whole: dict[str, Any] = {
             "profile": self.profile.name,
             "driver": answer.driver_entry(driver, self.host, self.tables) if driver else None,
-            "cuda_toolkits": answer.toolkit_entries(solution, self.request, self.tables) if driver else [],
-            "cudnn": answer.cudnn_entries(solution, self.host, self.tables),
+            "cuda_toolkits": toolkits,
+            "cudnn": toolkit_plan.cudnn_entries(cudnns, toolkits, self.request, self.host, self.tables),
             "cuda_compat_package": driver.compat["package"] if driver and driver.compat else None,
             "fabric_manager": answer.fabric_entry(driver, self.host, self.tables) if driver else None,
             "secure_boot": answer.secure_boot_entry(driver, self.host, self.tables) if driver else None,
@@ -186,8 +192,21 @@ class Planner:
             "unavailable_environments": unavailable,
         }
         if driver:
-            self._explain_host(problem, solution, whole)
-        self._warn_of_what_has_no_effect(bool(driver))
+            self._explain_driver(problem, solution, whole)
+        self._explain_toolkits(problem, solution, dict(zip([index for index, _ in chosen], toolkits, strict=True)))
+        for name in [name for name in solution if name.startswith("cudnn[") and solution[name]]:
+            self._reason(name, solution[name].version, *why(problem, solution, name, self.tables))
+        for entry in whole["cudnn"]:
+            self.warnings += toolkit_plan.cudnn_warnings(entry)
+        without = sorted({row["major"] for row in toolkits} - {row["cuda_major"] for row in whole["cudnn"]})
+        if without and self.request["cudnn"] == "auto":
+            majors = " and ".join(map(str, without))
+            self.warnings.append(
+                f"no cuDNN of the tables fits CUDA {majors} and what is on the host; none is installed"
+            )
+        if driver:
+            self._explain_beside(whole)
+        self._warn_of_what_has_no_effect(bool(driver), toolkits)
         planned = {
             place.index: answer.environment_entry(problem, solution, place, self.host, self.tables)
             for place in self.places
@@ -201,11 +220,16 @@ class Planner:
             self._explain_environment(problem, solution, place)
         return whole
 
-    def _explain_host(self, problem: Problem, solution: Solution, whole: Mapping[str, Any]) -> None:
+    def _explain_driver(self, problem: Problem, solution: Solution, whole: Mapping[str, Any]) -> None:
         driver = solution[DRIVER]
         self.warnings += answer.driver_warnings(driver, self.host, self.tables)
         self._reason("driver", driver.version, *why(problem, solution, DRIVER, self.tables))
+
+    def _explain_toolkits(self, problem: Problem, solution: Solution, entries: Mapping[int, Mapping[str, Any]]) -> None:
+        driver = solution.get(DRIVER)
         for index, wish in enumerate(self.request["cuda_toolkits"]):
+            if f"toolkit[{index}]" not in solution:
+                continue
             toolkit = solution[f"toolkit[{index}]"]
             because, source = why(problem, solution, f"toolkit[{index}]", self.tables)
             because = because.removeprefix("nothing fits; ")
@@ -214,16 +238,28 @@ class Planner:
                 self.warnings.append(
                     f"no CUDA toolkit fits ({because}); none is installed, the wheels bring their own runtime"
                 )
-            elif wish != "auto" and not driver.compat and numbers_after(toolkit.series, driver.native_cuda()):
+            elif driver and wish != "auto" and not driver.compat and newer(toolkit.series, driver.native_cuda()):
                 self.warnings.append(
                     f"CUDA toolkit {toolkit.version} is newer than driver {driver.version} knows "
                     f"({driver.native_cuda()}): what it compiles to "
                     "portable code (PTX) does not run; compile for the GPU's own capability"
                 )
-            if toolkit is not None:
-                self._warn_of_compiler(toolkit)
-        for name in [name for name in solution if name.startswith("cudnn[") and solution[name]]:
-            self._reason(name, solution[name].version, *why(problem, solution, name, self.tables))
+            if index in entries:
+                words = toolkit_plan.source_words(toolkit, self.request, self.host, self.tables)
+                source = self.tables.source("systems", self.host.system) if self.host.system else "the request itself"
+                self._reason(f"cuda_toolkits[{index}].source", toolkit.source, words, source)
+                self._explain_compiler(index, entries[index])
+                self.warnings += toolkit_plan.toolkit_warnings(toolkit, entries[index], self.host, self.tables)
+
+    def _explain_compiler(self, index: int, entry: Mapping[str, Any]) -> None:
+        compiler = entry["host_compiler"]
+        if compiler:
+            choice = f"gcc {compiler['major']}"
+            self._reason(
+                f"cuda_toolkits[{index}].host_compiler", choice, f"{choice}: {compiler['why']}", "table cuda.toolkits"
+            )
+
+    def _explain_beside(self, whole: Mapping[str, Any]) -> None:
         for key in ("fabric_manager", "secure_boot"):
             if whole[key]:
                 because = (
@@ -238,27 +274,23 @@ class Planner:
                     or self.tables.source("drivers", self.tables.rule("drivers", "fabric_manager_exact")),
                 )
 
-    def _warn_of_what_has_no_effect(self, gpu: bool) -> None:
+    def _warn_of_what_has_no_effect(self, gpu: bool, toolkits: Sequence[Mapping[str, Any]]) -> None:
         """Say which wishes a plan leaves out, so that nobody waits for them."""
-        request, wanted = self.request, []
-        if not gpu:
-            wanted += [f"driver: {request['driver']}"] if request["driver"] not in ("auto", "keep", "none") else []
-            wanted += (
-                [f"cuda_toolkits: {', '.join(row)}"]
-                if (row := [v for v in request["cuda_toolkits"] if v != "auto"])
-                else []
-            )
-        if not gpu or not request["cuda_toolkits"]:
-            wanted += [f"cudnn: {request['cudnn']}"] if request["cudnn"] not in ("auto", "none") else []
-        why = "without a GPU" if not gpu else "without a CUDA toolkit beside it"
-        self.warnings += [f"{wish} has no effect {why}" for wish in wanted]
-
-    def _warn_of_compiler(self, toolkit: Any) -> None:
-        system, limit = self.host.system, toolkit.row.get("gcc_max")
-        if system and limit and int(system["gcc"].split(".")[0]) > int(limit):
+        request = self.request
+        if not gpu and request["driver"] not in ("auto", "keep", "none"):
+            self.warnings.append(f"driver: {request['driver']} has no effect without a GPU")
+        why = "without a CUDA toolkit beside it"
+        named = {key: request[key] for key in ("cuda_source", "cuda_components", "cudnn", "cudnn_source")}
+        wanted = {key: value for key, value in named.items() if value != "auto" and (key, value) != ("cudnn", "none")}
+        if not toolkits:
+            self.warnings += [f"{key}: {_written(value)} has no effect {why}" for key, value in wanted.items()]
+            return
+        if request["cudnn"] == "none" and "cudnn_source" in wanted:
+            self.warnings.append(f"cudnn_source: {request['cudnn_source']} has no effect with cudnn: none")
+        whole = [row["version"] for row in toolkits if row["source"] not in ("redist", "existing")]
+        if whole and "cuda_components" in wanted:
             self.warnings.append(
-                f"nvcc of CUDA {toolkit.version} accepts gcc up to {limit}; {system['id']} has "
-                f"{system['gcc']}, so an older gcc is needed beside it"
+                f"cuda_components chooses parts of archives; CUDA {', '.join(whole)} comes whole from its source"
             )
 
     def _explain_environment(self, problem: Problem, solution: Solution, place: Place) -> None:
@@ -310,9 +342,9 @@ class Planner:
         }
 
 
-def numbers_after(version: str, other: str) -> bool:
-    """Tell whether a CUDA series is newer than another."""
-    return tuple(map(int, version.split("."))) > tuple(map(int, other.split(".")))
+def _written(value: Any) -> str:
+    """Return a wish as it is written in the inventory."""
+    return value if isinstance(value, str) else f"[{', '.join(value)}]"
 
 
 def _old(tables: Tables, today: date) -> list[str]:

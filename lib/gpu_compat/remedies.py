@@ -148,12 +148,19 @@ def _environment_change(member: str, solution: Solution, request: Mapping[str, A
         return None  # it was never the version: without the framework itself it would be possible
     value: Any = f"=={build.version}"
     if wish["cuda"]:
-        value = {"version": value, "cuda": build.wheel if build.framework == "pytorch" else build.cuda_major or "cpu"}
+        value = {"version": value, "cuda": _cuda_wish(build)}
     built = f", {build.wheel}" if build.wheel else ""
     return {
         "change": {member: value},
         "gives": f"{build.framework} {build.version}{built}, Python {solution[f'env[{place}].python']}",
     }
+
+
+def _cuda_wish(build: Build) -> str:
+    """Return what to write of CUDA for a build."""
+    if build.framework == "pytorch" or not build.bundled:
+        return build.wheel
+    return build.cuda_major or "cpu"
 
 
 def changed(request: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,9 +79,13 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         rows.append(("secure boot", plan["secure_boot"]["method"].replace("_", " ") + person))
     for toolkit in plan["cuda_toolkits"]:
         default = ", the default" if toolkit["default"] and len(plan["cuda_toolkits"]) > 1 else ""
-        rows.append(("CUDA toolkit", f"{toolkit['version']}{default}{_list(toolkit['packages'])}"))
+        rows.append(("CUDA toolkit", f"{toolkit['version']}{default}, {_from(toolkit)}, in {toolkit['path']}"))
+        if toolkit["host_compiler"]:
+            compiler = toolkit["host_compiler"]
+            rows.append(("", f"compiles with gcc {compiler['major']}{_list(compiler['packages'])}"))
     for cudnn in plan["cudnn"]:
-        rows.append(("cuDNN", f"{cudnn['version']} for CUDA {cudnn['cuda_major']}{_list(cudnn['packages'])}"))
+        beside = f", beside {', '.join(cudnn['toolkits'])}" if cudnn["toolkits"] else ""
+        rows.append(("cuDNN", f"{cudnn['version']} for CUDA {cudnn['cuda_major']}, {_from(cudnn)}{beside}"))
     for environment in plan["environments"]:
         rows.append((f"environment {environment['name']}", _environment(environment)))
     for missing in plan["unavailable_environments"]:
@@ -103,6 +107,13 @@ def change_text(change: Mapping[str, Any]) -> str:
     """Return an alternative as one line: what to write, and what that gives."""
     written = "; ".join(f"{path.removeprefix('request.')}: {_value(value)}" for path, value in change["change"].items())
     return f"{written}  ->  {change['gives']}"
+
+
+def _from(entry: Mapping[str, Any]) -> str:
+    """Say where a toolkit or a cuDNN comes from, and what is installed of it."""
+    if entry["source"] == "existing":
+        return "there already"
+    return f"from {entry['source']}{_list(entry['packages'])}"
 
 
 def _environment(environment: Mapping[str, Any]) -> str:

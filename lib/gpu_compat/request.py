@@ -30,7 +30,10 @@ DEFAULTS: dict[str, Any] = {
     "driver_source": "auto",
     "kernel_module": "auto",
     "cuda_toolkits": ["auto"],
+    "cuda_source": "auto",
+    "cuda_components": "auto",
     "cudnn": "auto",
+    "cudnn_source": "auto",
 }
 _ENVIRONMENT_DEFAULTS: dict[str, Any] = {
     "python": "auto",
@@ -113,6 +116,16 @@ def _toolkits(value: Any, path: str, mistakes: list[Mistake]) -> Any:
                 Mistake(f"{path}[{index}]", f"'{wish}' is already {path}[{read.index(wish)}]; name it once")
             )
     return read
+
+
+def _components(value: Any, path: str, mistakes: list[Mistake]) -> Any:
+    """Read ``auto`` or the parts of a toolkit, each once."""
+    if value == "auto":
+        return value
+    hint = "write auto, or name parts as [nvcc, cublas]"
+    part = text(r"[a-z][a-z0-9_]{0,60}", 'a part such as "nvcc" or "libcublas"')
+    read = list_of(part, empty_allowed=False, hint=hint)(value, path, mistakes)
+    return list(dict.fromkeys(name for name in read if isinstance(name, str)))
 
 
 def _framework(value: Any, path: str, mistakes: list[Mistake]) -> Any:
@@ -230,6 +243,9 @@ _REQUEST = mapping(
         "driver_source": one_of("auto", "nvidia_repo", "distro", "runfile", "preinstalled", "none"),
         "kernel_module": one_of("auto", "open", "proprietary"),
         "cuda_toolkits": _toolkits,
+        "cuda_source": one_of("auto", "nvidia_repo", "redist", "runfile", "distro", "existing"),
+        "cuda_components": _components,
+        "cudnn_source": one_of("auto", "nvidia_repo", "redist", "distro"),
         "cudnn": text(rf"auto|none|{_VERSION}", 'auto, none or a version such as "9.10.2.21"'),
         "environments": list_of(
             _ENVIRONMENT,

@@ -11,9 +11,9 @@ from gpu_compat.gpus import Gpu
 from gpu_compat.hosts import Host
 from gpu_compat.pairs import pairs_of
 from gpu_compat.problem import Problem, Rule
-from gpu_compat.rules_host import DRIVER, cudnn_for_gpu, cudnn_reach, offers_cuda
+from gpu_compat.rules_host import DRIVER, cudnn_for_gpu, cudnn_reach
 from gpu_compat.tables import Row, Tables
-from gpu_compat.toolkits import Cudnn, capability_range, cudnns
+from gpu_compat.toolkits import Cudnn, capability_range, cudnns, offers_cuda
 from gpu_compat.versions import at_least, begins_with, matches, minor, numbers, span
 from gpu_compat.wheels import CPU, Build, builds, label, native_driver
 
@@ -135,9 +135,10 @@ class Environment:
     def _add_framework(self, name: str) -> None:
         package, member = self.place.package(name), self.place.member(f"frameworks.{name}")
         wish, shown = self.place.wish["frameworks"][name], label(name, self.tables)
-        self.problem.add(package, builds(name, self.tables), self._laws, wanted_by=member)
+        choices = [build for build in builds(name, self.tables) if not build.on_request or wish["cuda"] == "system"]
+        self.problem.add(package, choices, self._laws, wanted_by=member)
         asked = f"{shown} {'' if wish['version'] in ('newest', 'any') else wish['version']}".strip() + (
-            f" for {wish['cuda']}" if wish["cuda"] else ""
+            " with the host's CUDA" if wish["cuda"] == "system" else f" for {wish['cuda']}" if wish["cuda"] else ""
         )
         named = f"{asked} is asked for (environment {self.place.wish['name']})"
         if not self.gpu:
@@ -192,10 +193,11 @@ class Environment:
             "toolkit_vs_framework",
             lambda build: build.bundled or self._toolkit_for(build) is not None,
             "request.cuda_toolkits",
-            text=f"CUDA toolkits asked for: {toolkits}, and the release needs the one of its making on the host",
+            text=f"CUDA toolkits asked for: {toolkits}, and the release needs one that fits its making on the host, "
+            "as the default (the first)",
         )
         system = self.host.system
-        if system:
+        if system and self.request["cuda_source"] == "nvidia_repo":
             self.problem.rule(
                 package,
                 "os_vs_cuda",
@@ -214,10 +216,14 @@ class Environment:
             )
 
     def _toolkit_for(self, build: Build) -> int | None:
-        """Return the number of the toolkit asked for that could be the one of a build's making."""
+        """Return the number of the toolkit asked for that could be the one that a build finds: the default, the first.
+
+        Since they come with a CUDA of their own, releases are made for all of a major from their series on.
+        """
         cuda = str(build.cuda)
-        for index, wish in enumerate(self.request["cuda_toolkits"]):
-            if wish == "auto" or begins_with(cuda, wish) or begins_with(wish, cuda):
+        for index, wish in enumerate(self.request["cuda_toolkits"][:1]):
+            same = begins_with(wish, str(build.cuda_major)) if build.on_request and wish != "auto" else False
+            if wish == "auto" or same or begins_with(cuda, wish) or begins_with(wish, cuda):
                 return index
         return None
 
@@ -348,7 +354,8 @@ class Environment:
                 "environment_pins",
                 "none",
                 lambda chosen: chosen is None,
-                text=f"{shown} {build.version} brings a cuDNN of its own",
+                text=f"{shown} {build.version} "
+                + ("brings a cuDNN of its own" if build.bundled else "uses the cuDNN of the host"),
             )
         spec = f"=={wanted}" if wanted[:1].isdigit() else wanted
         return self._law(
@@ -365,13 +372,21 @@ class Environment:
         index = self._toolkit_for(build)
         if index is None or self.request["cudnn"] == "none":
             return []  # ruled out from the start
-        text = f"{shown} {build.version} brings no CUDA: it needs CUDA {build.cuda} and cuDNN {build.cudnn} on the host"
+        cuda, major = str(build.cuda), str(build.cuda_major)
+        least = f" or newer of CUDA {major}" if build.on_request else ""
+        text = f"{shown} {build.version} uses the host's CUDA: it needs {cuda}{least}, and cuDNN {build.cudnn} or newer"
+
+        def fits(toolkit: Any) -> bool:
+            if not build.on_request:
+                return begins_with(toolkit.version, cuda)
+            return bool(toolkit.major == major and at_least(toolkit.version, cuda))
+
         return [
             self.problem.law(
                 f"toolkit[{index}]",
                 "toolkit_vs_framework",
-                build.cuda,
-                lambda toolkit: toolkit is not None and begins_with(toolkit.version, str(build.cuda)),
+                (build.cuda, build.on_request),
+                lambda toolkit: toolkit is not None and fits(toolkit),
                 text=text,
                 source=build.source,
             ),
@@ -497,6 +512,8 @@ class Environment:
 
 
 def _is_wanted(build: Build, wish: Mapping[str, Any]) -> bool:
+    if build.on_request and wish["cuda"] != "system":
+        return False
     if wish["version"] not in ("newest", "any") and not matches(build.version, wish["version"]):
         return False
     cuda = wish["cuda"]
@@ -544,9 +561,7 @@ def reach(name: str, gpu: Gpu, machine: str, cuda: str | None, tables: Tables) -
     """Say which builds of a framework run on a GPU, for those of one CUDA where one is asked for."""
     shown = label(name, tables)
     every = [
-        build
-        for build in builds(name, tables)
-        if build.cuda and (cuda is None or _is_wanted(build, {"version": "any", "cuda": cuda}))
+        build for build in builds(name, tables) if build.cuda and _is_wanted(build, {"version": "any", "cuda": cuda})
     ]
     fits = [build for build in every if build.runs_on(gpu, machine)]
     of = f" for {cuda}" if cuda else ""

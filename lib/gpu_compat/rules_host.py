@@ -7,11 +7,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpu_compat import drivers
+from gpu_compat.components import missing
 from gpu_compat.gpus import Gpu, first_toolkit, last_toolkit, toolkit_too_new, toolkit_too_old
 from gpu_compat.hosts import Host
 from gpu_compat.problem import Problem, Rule
+from gpu_compat.schema import nearest
 from gpu_compat.tables import Row, Tables
-from gpu_compat.toolkits import Cudnn, Toolkit, cudnns, is_series, toolkits
+from gpu_compat.toolkits import (
+    ROOTLESS,
+    Cudnn,
+    Toolkit,
+    cudnn_choices,
+    cudnns,
+    distribution,
+    is_available,
+    is_series,
+    offers_cuda,
+    redist_row,
+    serving,
+    toolkit_choices,
+    toolkits,
+)
 from gpu_compat.versions import at_least, branch_of, numbers
 
 DRIVER = "driver"
@@ -253,18 +269,33 @@ def _driver_for_kernel(
 # --- toolkits and cuDNN ------------------------------------------------------------------------------------------
 
 
-def add_toolkits(problem: Problem, host: Host, request: Mapping[str, Any], tables: Tables) -> None:
-    """Add each toolkit with the cuDNN beside it. None stands for: there is none; only a wish of auto takes that."""
-    for index, wish in enumerate(request["cuda_toolkits"]):
-        _add_toolkit(problem, index, wish, host, tables)
+def add_toolkits(problem: Problem, host: Host, request: Mapping[str, Any], gpu: bool, tables: Tables) -> None:
+    """Add each toolkit with the cuDNN beside it. None stands for: there is none; only a wish of auto takes that.
+
+    Without a GPU to compute on, only what is named is there, and no driver and no GPU forbids it.
+    """
+    wishes = {index: wish for index, wish in enumerate(request["cuda_toolkits"]) if gpu or wish != "auto"}
+    for index, wish in wishes.items():
+        _add_toolkit(problem, index, wish, host, request, gpu, list(wishes), tables)
     if request["cudnn"] != "none":
-        for index in range(len(request["cuda_toolkits"])):
-            _add_cudnn(problem, index, request["cudnn"], host, tables)
+        for index in wishes:
+            _add_cudnn(problem, index, host, request, gpu, list(wishes), tables)
 
 
-def _add_toolkit(problem: Problem, index: int, wish: str, host: Host, tables: Tables) -> None:
+def _add_toolkit(
+    problem: Problem,
+    index: int,
+    wish: str,
+    host: Host,
+    request: Mapping[str, Any],
+    gpu: bool,
+    indices: Sequence[int],
+    tables: Tables,
+) -> None:
     package, member = f"toolkit[{index}]", f"request.cuda_toolkits[{index}]"
-    problem.add(package, [*toolkits(tables), None], lambda toolkit: _toolkit_laws(problem, toolkit, wish, tables))
+    others = [f"toolkit[{other}]" for other in indices if other != index]
+    choices = [*toolkit_choices(wish, host, request, tables), None]
+    problem.add(package, choices, lambda toolkit: _toolkit_laws(problem, toolkit, wish, gpu, others, tables))
     if wish != "auto":
         problem.rule(
             package,
@@ -276,26 +307,33 @@ def _add_toolkit(problem: Problem, index: int, wish: str, host: Host, tables: Ta
                 + _unless_known(wish, [row.version for row in toolkits(tables)], tables)
             ),
         )
-    for place, gpu in enumerate(host.gpus or ()):
-        _toolkit_for_gpu(problem, package, gpu, f"host.gpus[{place}]", tables)
-    if host.system:
-        _toolkit_for_system(problem, package, host, tables)
-    elif host.os_name:
-        problem.rule(
-            package,
-            "os_vs_cuda",
-            lambda toolkit: toolkit is None,
-            "host.os",
-            text=f"the tables of {tables.as_of} do not know {host.os_name}, so no repository is known for it",
-            source="table systems.systems",
-        )
+    for place, found in enumerate(host.gpus or () if gpu else ()):
+        _toolkit_for_gpu(problem, package, found, f"host.gpus[{place}]", tables)
+    _toolkit_from_source(problem, package, host, request, tables)
+    if request["cuda_components"] != "auto":
+        _toolkit_with_components(problem, package, host, request["cuda_components"], tables)
 
 
-def _toolkit_laws(problem: Problem, toolkit: Toolkit | None, wish: str, tables: Tables) -> Sequence[Rule]:
+def _toolkit_laws(
+    problem: Problem, toolkit: Toolkit | None, wish: str, gpu: bool, others: Sequence[str], tables: Tables
+) -> Sequence[Rule]:
     if toolkit is None:
         return ()
-    floor, major = toolkit.driver_min, toolkit.major
+    floor, major, series = toolkit.driver_min, toolkit.major, toolkit.series
     laws = [
+        problem.law(
+            other,
+            "two_of_one_series",
+            (series, toolkit.version),
+            lambda chosen: chosen is None or chosen.series != series or chosen.version == toolkit.version,
+            text=f"a host has one toolkit of a series at a time, so one release of CUDA {series}",
+            source="releases of a series have the same directory",
+        )
+        for other in others
+    ]
+    if not gpu:
+        return laws
+    laws.append(
         problem.law(
             DRIVER,
             "driver_vs_cuda",
@@ -304,7 +342,7 @@ def _toolkit_laws(problem: Problem, toolkit: Toolkit | None, wish: str, tables: 
             text=f"CUDA {major}.x needs driver {floor} or newer",
             source=tables.source("cuda", toolkit.row),
         )
-    ]
+    )
     if wish == "auto":
         # Left alone, the toolkit is one that the driver knows all of, portable code included.
         laws.append(
@@ -342,16 +380,128 @@ def _toolkit_for_gpu(problem: Problem, package: str, gpu: Gpu, member: str, tabl
     )
 
 
-def offers_cuda(system: Row, machine: str, version: str) -> bool:
-    """Tell whether NVIDIA's repository for a system has a CUDA series."""
-    last = system.get("cuda_last")
-    newest = last is None or numbers(version)[:2] <= numbers(last)
-    return machine in system["repository_arches"] and at_least(version, system["cuda_first"]) and newest
+def _toolkit_from_source(
+    problem: Problem, package: str, host: Host, request: Mapping[str, Any], tables: Tables
+) -> None:
+    """A toolkit must be had from somewhere: from the source that is asked for, or any."""
+    source = request["cuda_source"]
+    if source == "nvidia_repo":
+        _toolkit_in_repository(problem, package, host, tables)
+    elif source == "auto" and (host.os_name or host.scope == "user"):
+        user, first = host.scope == "user", redist_row("cuda", tables)["first"]
+        archives = f"NVIDIA's archives begin with CUDA {first}"
+        offers = f"{_repository_words(host, tables)}, and {archives}"
+        problem.rule(
+            package,
+            "source_vs_cuda" if user else "os_vs_cuda",
+            lambda toolkit: toolkit is None or is_available(toolkit, host, tables),
+            "host.scope" if user else "host.os",
+            text=f"without root a toolkit comes from an archive, and {archives}" if user else offers,
+            source=_where_from(host, tables),
+        )
+    elif source != "auto":
+        problem.rule(
+            package,
+            "source_vs_cuda",
+            lambda toolkit: toolkit is None or is_available(toolkit, host, tables),
+            "request.cuda_source",
+            *_resting_on(source, host),
+            text=f"cuda_source: {source} is asked for, and {_source_words(source, host, tables)}",
+            source=_where_from(host, tables),
+        )
+    if source not in ("auto", *ROOTLESS) and host.scope == "user":
+        _needs_root(problem, package, "cuda_source", source)
 
 
-def _toolkit_for_system(problem: Problem, package: str, host: Host, tables: Tables) -> None:
+def _resting_on(source: str, host: Host) -> tuple[str, ...]:
+    """Return the facts that say what a source has; what is not known is none."""
+    if source == "distro":
+        return ("host.os",) if host.os_name else ()
+    return ("host.cuda",) if source == "existing" and not host.declared else ()
+
+
+def _needs_root(problem: Problem, package: str, key: str, source: str) -> None:
+    """Refuse a source that changes the system where nobody may become root, whatever else would do."""
+    problem.rule(
+        package,
+        "source_needs_root",
+        lambda _: False,
+        f"request.{key}",
+        "host.scope",
+        text=f"{key}: {source} is asked for, which needs root, and the user who logs in may not become root; redist "
+        "needs none",
+        source="packages and runfiles change the whole system",
+    )
+
+
+def _repository_words(host: Host, tables: Tables) -> str:
+    if host.system is None:
+        return f"the tables of {tables.as_of} do not know {host.os_name}, so no repository is known for it"
+    name, first, last = host.system["id"], host.system["cuda_first"], host.system.get("cuda_last")
+    if host.machine not in host.system["repository_arches"]:
+        return f"NVIDIA has no repository for {name} on {host.machine}"
+    return f"NVIDIA's repository for {name} has CUDA {first} {f'to {last}' if last else 'and newer'}"
+
+
+def _source_words(source: str, host: Host, tables: Tables) -> str:
+    """Say what a source has."""
+    if source == "redist":
+        return f"NVIDIA's archives begin with CUDA {redist_row('cuda', tables)['first']}"
+    if source == "runfile":
+        newest = next(toolkit.version for toolkit in toolkits(tables) if toolkit.row.get("runfile"))
+        return f"the tables know NVIDIA's runfiles up to CUDA {newest}"
+    if source == "existing":
+        there = [f"{version} in {path}" for _, kind, version, path in host.toolkits if kind == "other" and version]
+        return f"of others the host has {'CUDA ' + ', '.join(there) if there else 'no CUDA toolkit'}"
+    row, name = distribution(host, tables), host.system["id"] if host.system else host.os_name or "the system"
+    return f"{name} has CUDA {row['version']} of its own" if row else f"no CUDA of {name}'s own is known"
+
+
+def _where_from(host: Host, tables: Tables) -> str:
+    return tables.source("systems", host.system) if host.system else "table systems.systems"
+
+
+def _toolkit_with_components(problem: Problem, package: str, host: Host, parts: Sequence[str], tables: Tables) -> None:
+    """An archive must have the parts that are asked for; a name that no release has is refused for every source."""
+    every = [row["name"] for row in tables.rows("cuda.components")]
+    nowhere = [
+        part
+        for part in parts
+        if all(part in missing([part], row.version, host.machine, tables) for row in toolkits(tables))
+    ]
+    hints = "; ".join(f"'{part}' is unknown, {nearest(part, every)}" for part in nowhere)
+    problem.rule(
+        package,
+        "unknown_component",
+        lambda toolkit: (
+            not nowhere
+            and (
+                toolkit is None
+                or toolkit.source != "redist"
+                or not missing(parts, toolkit.version, host.machine, tables)
+            )
+        ),
+        "request.cuda_components",
+        text=f"the components {', '.join(parts)} are asked for"
+        + (f"; {hints}" if hints else ", and not every CUDA has them"),
+        source="table cuda.components: NVIDIA's lists of archives",
+    )
+
+
+def _toolkit_in_repository(problem: Problem, package: str, host: Host, tables: Tables) -> None:
+    """NVIDIA's repository must have it for the system and the machine."""
     system = host.system
-    assert system is not None
+    if system is None:
+        if host.os_name:
+            problem.rule(
+                package,
+                "os_vs_cuda",
+                lambda toolkit: toolkit is None,
+                "host.os",
+                text=_repository_words(host, tables),
+                source="table systems.systems",
+            )
+        return
     first, last = system["cuda_first"], system.get("cuda_last")
 
     def offered(toolkit: Toolkit | None) -> bool:
@@ -386,9 +536,22 @@ def _unless_known(wish: str, versions: Sequence[str], tables: Tables) -> str:
     return f"; the tables of {tables.as_of} have no such release, near it are {', '.join(near)}"
 
 
-def _add_cudnn(problem: Problem, index: int, wish: str, host: Host, tables: Tables) -> None:
-    package, toolkit = f"cudnn[{index}]", f"toolkit[{index}]"
-    problem.add(package, [*cudnns(tables), None], lambda cudnn: _cudnn_laws(problem, cudnn, toolkit))
+def _add_cudnn(
+    problem: Problem,
+    index: int,
+    host: Host,
+    request: Mapping[str, Any],
+    gpu: bool,
+    indices: Sequence[int],
+    tables: Tables,
+) -> None:
+    package, toolkit, wish, source = f"cudnn[{index}]", f"toolkit[{index}]", request["cudnn"], request["cudnn_source"]
+    others = [f"toolkit[{other}]" for other in indices if other != index] if source == "nvidia_repo" else []
+    problem.add(
+        package,
+        [*cudnn_choices(host, request, tables), None],
+        lambda cudnn: _cudnn_laws(problem, cudnn, toolkit, others),
+    )
     if wish != "auto":
         problem.rule(
             package,
@@ -399,15 +562,37 @@ def _add_cudnn(problem: Problem, index: int, wish: str, host: Host, tables: Tabl
                 f"cuDNN {wish} is asked for" + _unless_known(wish, [row.version for row in cudnns(tables)], tables)
             ),
         )
-    for place, gpu in enumerate(host.gpus or ()):
-        cudnn_for_gpu(problem, package, gpu, f"host.gpus[{place}]", tables)
+    if source == "distro" and not (distribution(host, tables) or {}).get("cudnn"):
+        name = host.system["id"] if host.system else host.os_name or "the system"
+        problem.rule(
+            package,
+            "source_vs_cuda",
+            lambda _: False,
+            "request.cudnn_source",
+            *_resting_on("distro", host),
+            text=f"cudnn_source: distro is asked for, and no cuDNN of {name}'s own is known",
+            source="table cuda.distribution",
+        )
+    if source != "auto" and request["cuda_toolkits"][index] != "auto":
+        # Else nothing at all would be the answer to a source that cannot have it.
+        problem.rule(
+            package,
+            "source_vs_cuda",
+            lambda cudnn: cudnn is not None,
+            "request.cudnn_source",
+            text=f"cudnn_source: {source} is asked for",
+        )
+    if source in ("nvidia_repo", "distro") and host.scope == "user":
+        _needs_root(problem, package, "cudnn_source", source)
+    for place, found in enumerate(host.gpus or () if gpu else ()):
+        cudnn_for_gpu(problem, package, found, f"host.gpus[{place}]", tables)
 
 
-def _cudnn_laws(problem: Problem, cudnn: Cudnn | None, toolkit: str) -> Sequence[Rule]:
+def _cudnn_laws(problem: Problem, cudnn: Cudnn | None, toolkit: str, others: Sequence[str]) -> Sequence[Rule]:
     if cudnn is None:
         return ()
     major = cudnn.cuda_major
-    return [
+    laws = [
         problem.law(
             toolkit,
             "cudnn_vs_cuda",
@@ -416,6 +601,18 @@ def _cudnn_laws(problem: Problem, cudnn: Cudnn | None, toolkit: str) -> Sequence
             text=f"cuDNN is built for one major of CUDA, and this one for {major}",
             source="table cudnn.releases",
         )
+    ]
+    return laws + [
+        problem.law(
+            other,
+            "source_vs_cuda",
+            ("one major", major),
+            lambda chosen: chosen is None or chosen.major == major,
+            "request.cudnn_source",
+            text="NVIDIA's packages of cuDNN for two majors of CUDA exclude each other; redist has both",
+            source="both packages have the same files",
+        )
+        for other in others
     ]
 
 
@@ -433,7 +630,7 @@ def cudnn_for_gpu(problem: Problem, package: str, gpu: Gpu, member: str, tables:
 
 def cudnn_reach(gpu: Gpu, tables: Tables) -> str:
     """Say which cuDNN serves a GPU."""
-    served = [cudnn.version for cudnn in cudnns(tables) if cudnn.serves(gpu, tables)]
+    served = serving(gpu.capability, tables)
     if not served:
         return f"{gpu.called()} is served by no cuDNN of the tables"
     newest = cudnns(tables)[0].version

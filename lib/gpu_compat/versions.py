@@ -132,3 +132,24 @@ def span(versions: list[str]) -> str:
     """Name a list of versions shortly: ``3.10 to 3.14``, or the only one."""
     ordered = sorted(versions, key=numbers)
     return ordered[0] if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
+
+
+def is_dotted(text: str) -> bool:
+    """Tell whether a text is numbers with dots between them and nothing else, two at least."""
+    return re.fullmatch(r"\d{1,9}(\.\d{1,9})+", text) is not None
+
+
+def series_of(version: str) -> str:
+    """Return the series: ``"12.9.1"`` is of ``"12.9"``."""
+    return ".".join(map(str, minor(version)))
+
+
+def release_of(toolkit: str) -> Numbers | None:
+    """Return the first three numbers of a toolkit's version; None where its third is a day (``"11.8.20220929"``)."""
+    parts = (*numbers(toolkit), 0)[:3]
+    return None if parts[-1] > 9999 else parts
+
+
+def newer(version: str, other: str) -> bool:
+    """Tell whether a dotted version comes after another."""
+    return not at_least(other, version)

@@ -37,6 +37,7 @@ class Build:
         default: the package index gives this one for the plain name, on x86_64.
         default_aarch64: the same on aarch64.
         keras: for TensorFlow, the Keras that it wants.
+        on_request: taken only where it is asked for: it could have CUDA with it, and is to use the host's.
         source: where all this comes from.
     """
 
@@ -58,6 +59,7 @@ class Build:
     default_aarch64: bool = False
     keras: str | None = None
     documented_min: str | None = None
+    on_request: bool = False
 
     @cached_property
     def cuda_major(self) -> str | None:
@@ -200,24 +202,26 @@ def _tensorflow(tables: Tables) -> list[Build]:
         if row.get("sm") is None or row.get("unusable"):
             continue
         bundled = bool(row.get("bundled"))
-        found.append(
-            Build(
-                "tensorflow",
-                row["version"],
-                "and-cuda" if bundled else "system",
-                row["cuda"],
-                # Wheels for aarch64 hold no CUDA.
-                {"x86_64": row["python"]["x86_64"], "aarch64": ()},
-                glibc,
-                source,
-                sm=tuple(row["sm"]),
-                ptx=row.get("ptx"),
-                ptx_fails=fails,
-                cudnn=row["cudnn"] if bundled else row["built_with_cudnn"],
-                driver_min=row["driver_min"],
-                keras=row.get("keras"),
+        for wheel in ("and-cuda", "system") if bundled else ("system",):
+            found.append(
+                Build(
+                    "tensorflow",
+                    row["version"],
+                    wheel,
+                    row["cuda"],
+                    # Wheels for aarch64 hold no CUDA.
+                    {"x86_64": row["python"]["x86_64"], "aarch64": ()},
+                    glibc,
+                    source,
+                    sm=tuple(row["sm"]),
+                    ptx=row.get("ptx"),
+                    ptx_fails=fails,
+                    cudnn=row["cudnn"] if wheel == "and-cuda" else row["built_with_cudnn"],
+                    driver_min=row["driver_min"],
+                    keras=row.get("keras"),
+                    on_request=bundled and wheel == "system",
+                )
             )
-        )
     return found
 
 

@@ -49,8 +49,12 @@ def kept(answer: Mapping[str, Any]) -> dict[str, Any]:
         }
         found["repository"] = driver and driver["repository"]
         found["runfile"] = driver and driver["runfile"] and driver["runfile"]["url"]
-        found["cuda_toolkits"] = [row["version"] for row in planned["cuda_toolkits"]]
-        found["cudnn"] = [f"{row['version']} for CUDA {row['cuda_major']}" for row in planned["cudnn"]]
+        found["cuda_toolkits"] = [_toolkit(row) for row in planned["cuda_toolkits"]]
+        found["cudnn"] = [
+            f"{row['version']} for CUDA {row['cuda_major']} from {row['source']}"
+            + (f" in {', '.join(row['toolkits'])}" if row["toolkits"] else "")
+            for row in planned["cudnn"]
+        ]
         found |= {key: planned[key] for key in ("cuda_compat_package", "fabric_manager", "unavailable_environments")}
         found["secure_boot"] = planned["secure_boot"] and planned["secure_boot"]["method"]
         found["environments"] = [_environment(environment) for environment in planned["environments"]]
@@ -58,6 +62,11 @@ def kept(answer: Mapping[str, Any]) -> dict[str, Any]:
     found["alternatives"] = answer["alternatives"]
     found["warnings"] = answer["warnings"]
     return found
+
+
+def _toolkit(row: Mapping[str, Any]) -> str:
+    compiler = f", compiled with gcc {row['host_compiler']['major']}" if row["host_compiler"] else ""
+    return f"{row['version']} from {row['source']} in {row['path']} for {', '.join(row['architectures'])}{compiler}"
 
 
 def _environment(environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -277,7 +277,7 @@ def test_words_that_are_no_command_end_with_2(command: Command, words: list[str]
     ("about", "told"),
     [
         ("driver", ["driver"]),
-        ("cuda_toolkits[0]", ["cuda_toolkits[0]"]),
+        ("cuda_toolkits[0]", ["cuda_toolkits[0]", "cuda_toolkits[0].source"]),
         ("environments.torch.pytorch", ["environments.torch.pytorch"]),
         ("environments.torch", ["environments.torch.python", "environments.torch.pytorch"]),
     ],

@@ -39,7 +39,9 @@ def test_the_question_is_planned_and_the_overlay_is_right(tmp_path: Path) -> Non
 
 
 def test_every_finding_of_the_doctor_is_explained() -> None:
-    source = (ROOT / "lib" / "gpu_compat" / "doctor.py").read_text(encoding="utf-8")
+    source = "".join(
+        (ROOT / "lib" / "gpu_compat" / name).read_text(encoding="utf-8") for name in ("doctor.py", "doctor_cuda.py")
+    )
     named = set(re.findall(r'_finding\(\s*"(\w+)"', source)) | set(re.findall(r'"(\w+)" if \w', source))
-    told = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "drivers.md").read_text(encoding="utf-8")))
+    told = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "drivers.md").read_text(encoding="utf-8") + PLANNING))
     assert named - {"error", "warning", "repository", "dnf", "apt"} <= told

@@ -66,7 +66,7 @@ FAULTS: dict[str, tuple[tuple[Any, ...], dict[str, str]]] = {
         ("gpus", 0, "driver", "vfio-pci"),
         {"gpu_bound_elsewhere": "the GPU at 0000:01:00.0 is bound to vfio-pci"},
     ),
-    "/boot full": (("disk", "/boot", 30 * 2**20), {"boot_full": "/boot has 30 MiB left"}),
+    "/boot full": (("disk", "/boot", 30 * 2**20), {"boot_full": "/boot has 30 MiB free"}),
     "narrow": (
         ("gpus", 0, "link", {"width": "8", "width_max": "16"}),
         {"link_narrow": "the GPU at 0000:01:00.0 has 8 of 16 PCIe lanes"},

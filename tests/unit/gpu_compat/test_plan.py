@@ -220,7 +220,8 @@ def test_change_is_empty_on_a_converged_host_and_explains_itself_elsewhere(facts
         host = {**facts, "environments": {"torch": found} if found else {}}
         assert words in change(answer, host)["environments"][0]["why"]
     host = {**facts, "environments": {"torch": good}}
-    assert change(answer, host) == {"driver": None, "environments": [], "unasked": []}
+    nothing = {"driver": None, "cuda_toolkit": None, "cudnn": None, "environments": [], "unasked": []}
+    assert change(answer, host) == nothing
     assert "gpulab_rebuild" in change(answer, host, ["torch"])["environments"][0]["why"]
     assert change(answer, {**host, "environments": {"torch": good, "old-one": good}})["unasked"] == ["old-one"]
     rows = provided(answer, host)

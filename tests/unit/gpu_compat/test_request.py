@@ -26,6 +26,9 @@ def test_defaults_are_filled_in_and_the_argument_stays_as_it_was() -> None:
     assert before == GOOD
     assert answer["profile"] == "auto"
     assert answer["cuda_toolkits"] == ["auto"]
+    assert (answer["cuda_source"], answer["cuda_components"], answer["cudnn_source"]) == ("auto", "auto", "auto")
+    parts = read_request({**GOOD, "cuda_components": ["nvcc", "libcublas", "nvcc"]})
+    assert parts["cuda_components"] == ["nvcc", "libcublas"]
     assert answer["environments"] == [
         {
             "name": "torch",
@@ -48,6 +51,11 @@ def test_defaults_are_filled_in_and_the_argument_stays_as_it_was() -> None:
         ({"profile": None}, "profile", ["nothing (null)"]),
         ({"driver": 580}, "driver", ["580 is a number", '"580"']),
         ({"cuda_toolkits": "12.8"}, "cuda_toolkits", ["must be a list", '["12.8", "13.0"]']),
+        ({"cuda_source": "redits"}, "cuda_source", ["'redits'", "'redist'"]),
+        ({"cudnn_source": "runfile"}, "cudnn_source", ["auto, nvidia_repo, redist, distro"]),
+        ({"cuda_components": "nvcc"}, "cuda_components", ["must be a list", "[nvcc, cublas]"]),
+        ({"cuda_components": []}, "cuda_components", ["the list is empty"]),
+        ({"cuda_components": ["nvcc", "../x"]}, "cuda_components[1]", ["'../x'"]),
         ({"cuda_toolkits": [12.1]}, "cuda_toolkits[0]", ['"12.1" or "12.10"']),
         ({"environments": {"name": "x"}}, "environments", ["must be a list"]),
         ({"environments": ["torch"]}, "environments[0]", ["must be a mapping"]),

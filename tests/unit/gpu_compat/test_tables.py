@@ -414,6 +414,47 @@ TABLE_MUTATIONS: list[tuple[Mutation, str, str]] = [
         "systems.systems[2].cuda_last",
         "below cuda_first",
     ),
+    (
+        change(
+            "systems.systems",
+            "compilers",
+            [{"major": "11", "packages": ["gcc-11"], "cxx": "/usr/bin/g++-11"}],
+            id="ubuntu2204",
+        ),
+        "systems.systems[2].compilers[0].major",
+        "gcc 11 is the system's own",
+    ),
+    # what distributions and archives have
+    (
+        change("cuda.distribution", "system", "debian99", system="debian12"),
+        "cuda.distribution[1].system",
+        "'debian99' is no system",
+    ),
+    (
+        change("cuda.distribution", "version", "11.9.0", system="debian12"),
+        "cuda.distribution[1].version",
+        "no toolkit of CUDA 11.9.0",
+    ),
+    (
+        change(
+            "cuda.distribution",
+            "cudnn",
+            {"version": "8.7.0.84", "cuda_major": "12", "package": "nvidia-cudnn"},
+            system="debian12",
+        ),
+        "cuda.distribution[1].cudnn.cuda_major",
+        "is 12, but the toolkit beside it is 11.8.0",
+    ),
+    (
+        change("cuda.components", "from", "12.0", name="cuda_memcheck"),
+        "cuda.components[{}].to".format(index("cuda.components", name="cuda_memcheck")),
+        "11.8 is below 12.0",
+    ),
+    (
+        change("cuda.components", "optional", True, name="cuda_nvcc"),
+        "cuda.components[{}].optional".format(index("cuda.components", name="cuda_nvcc")),
+        "cuda_nvcc is needed to compile",
+    ),
     # toolkits
     (
         change("cuda.toolkits", "driver_min", "450.80.02", version="13.0.0"),

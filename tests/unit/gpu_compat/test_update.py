@@ -37,6 +37,8 @@ toolkits:
   - {version: "12.6.0", driver: "560.10", driver_min: "525.60", capabilities: ["5.0", "9.0"], source: [a]}
 rules: []
 forward_compatibility: []
+components: []
+distribution: []
 """,
     "cudnn": """\
 as_of: "2026-01-01"
