@@ -162,6 +162,12 @@ def prepared(lab: Lab) -> Lab:
     return lab
 
 
+def remove(lab: Lab, *arguments: str) -> Any:
+    """Take the driver off."""
+    name = lab.host.name
+    return play(PLAYBOOKS / "remove_driver.yml", {name: lab.host}, *arguments, variables={name: lab.variables(NEWER)})
+
+
 @contextmanager
 def started(host: PosingHost, variables: dict[str, Any]) -> Iterator[Any]:
     """A run of its own process group, as a person starts it at a terminal."""
@@ -204,6 +210,13 @@ def test_a_repository_that_cannot_be_read_is_named(lab: Lab, fault: str, said: s
     finally:
         lab.server.heal()
     refused(done, "the lists of packages could not be read", said, "repository.test", "nvidia_driver_repository_url")
+
+
+def test_what_a_first_run_that_failed_left_is_taken_off_as_well(lab: Lab) -> None:
+    assert lab.host.run("ls /etc/apt/sources.list.d/gpulab-*").status == 0
+    done = remove(lab, "--extra-vars", "remove_driver_consent=true")
+    assert done.status == 0, done.output
+    assert differences(lab.before, lab.seen()) == {}
 
 
 def test_a_module_that_does_not_build_is_told_with_the_compilers_words(lab: Lab) -> None:
@@ -311,12 +324,6 @@ def test_a_new_key_of_the_repository_is_refused_until_the_lab_names_it(lab: Lab)
 
 
 # --- and off again ---------------------------------------------------------------------------------------------------
-
-
-def remove(lab: Lab, *arguments: str) -> Any:
-    """Take the driver off."""
-    name = lab.host.name
-    return play(PLAYBOOKS / "remove_driver.yml", {name: lab.host}, *arguments, variables={name: lab.variables(NEWER)})
 
 
 def test_nothing_is_removed_without_consent(lab: Lab) -> None:

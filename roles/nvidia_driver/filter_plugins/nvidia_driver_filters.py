@@ -10,16 +10,6 @@ from typing import Any
 
 from ansible.utils.vars import transform_to_native_types
 
-#: Free bytes that a change needs by directory, with what for. Sizes: measured with the 535 series of Debian's archive,
-#: 240 MB of packages and 150 MB of sources, doubled for newer branches.
-SPACE = {
-    "/var": (1 << 30, "packages and the build of the module"),
-    "/usr": (1 << 30, "the driver"),
-    "/boot": (100 << 20, "a new initramfs"),
-}
-#: Lines of a log that go into a message, and characters of a line.
-LAST_LINES, LONGEST = 12, 200
-
 
 def step_text(step: Mapping[str, Any], change: Mapping[str, Any], packages: Sequence[str] = ()) -> str:
     """Say one step of a change, with the names that it is about; ``packages`` are those of the planned driver."""
@@ -33,15 +23,6 @@ def step_text(step: Mapping[str, Any], change: Mapping[str, Any], packages: Sequ
     elif step["step"] == "modules":
         names = [f"Linux {name}" for name in change.get("kernels") or ()]
     return f"{step['step']}: {step['why']}" + (f" ({', '.join(names)})" if names else "")
-
-
-def full(free: Mapping[str, int | None]) -> list[str]:
-    """Name the directories without the space that a driver needs; unknown space is no fault."""
-    return [
-        f"{path} has {value >> 20} MiB free, and {need >> 20} MiB are needed for {what}"
-        for path, (need, what) in SPACE.items()
-        if (value := free.get(path)) is not None and value < need
-    ]
 
 
 def work_text(processes: Iterable[Mapping[str, Any]]) -> str:
@@ -60,52 +41,6 @@ def _age(seconds: float | None) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min" if minutes else f"{seconds:.0f} s"
-
-
-def components(sources: str, wanted: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the host's own archives with the components that are missing.
-
-    Args:
-        sources: the files of apt's sources, one after another, each after a line ``### PATH``.
-        wanted: components that the driver's packages are in.
-
-    Returns:
-        ``uri``, ``suite``, ``components`` and ``signed_by`` (empty, or as the host has it) of each.
-    """
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for path, text in re.findall(r"(?ms)^### (\S+)$\n(.*?)(?=^### /|\Z)", sources):
-        for uri, suite, there, signed in _deb822(text) if path.endswith(".sources") else _one_line(text):
-            row = found.setdefault((uri.rstrip("/"), suite), {"uri": uri, "there": set(), "signed_by": signed})
-            row["there"] |= there
-    missing = []
-    for (_, suite), row in found.items():
-        names = [name for name in wanted if name not in row["there"]]
-        # "main" is what a distribution's own archive has; others keep other names.
-        if "main" in row["there"] and names:
-            missing.append({"uri": row["uri"], "suite": suite, "components": names, "signed_by": row["signed_by"]})
-    return missing
-
-
-def _one_line(text: str) -> Iterable[tuple[str, str, set[str], str]]:
-    for options, uri, suite, rest in re.findall(
-        r"(?m)^\s*deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)[ \t]*([^#\n]*)", text
-    ):
-        signed = re.search(r"signed-by=(\S+)", options, re.I)
-        yield uri, suite, set(rest.split()), signed[1] if signed else ""
-
-
-def _deb822(text: str) -> Iterable[tuple[str, str, set[str], str]]:
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    for stanza in re.split(r"\n\s*\n", "\n".join(lines)):
-        # A field goes on in lines that are indented; a key may be written out like that.
-        fields = {
-            name.lower(): value.strip() for name, value in re.findall(r"(?m)^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza)
-        }
-        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false", "0"):
-            continue
-        for uri in fields.get("uris", "").split():
-            for suite in fields.get("suites", "").split():
-                yield uri, suite, set(fields.get("components", "").split()), fields.get("signed-by", "")
 
 
 def common_version(lines: Iterable[str], branch: str) -> str:
@@ -165,83 +100,6 @@ def at_version(
     ]
 
 
-def failed(result: Mapping[str, Any]) -> bool:
-    """Tell whether a transaction that was watched from outside ended badly."""
-    if not int(result.get("finished", 1)):
-        return True
-    if int(result.get("rc") or 0) != 0 or result.get("failures"):
-        return True
-    # apt says nothing when it is well; dnf says that there was nothing to do.
-    return bool(result.get("msg")) and result["msg"] != "Nothing to do" and not result.get("results")
-
-
-def install_text(result: Mapping[str, Any], facts: Mapping[str, Any], log: Mapping[str, Any], hint: str) -> str:
-    """Say why a transaction failed and what to do."""
-    told = "\n".join(str(result.get(key) or "") for key in ("msg", "stderr", "stdout", "module_stderr"))
-    told += "\n".join(str(line) for line in result.get("failures") or ())
-    manager = facts.get("package_manager") or {}
-    lock, broken = manager.get("lock"), manager.get("broken") or []
-    again = "Run again: it goes on from here."
-    if not int(result.get("finished", 1)):
-        return f"It took longer than nvidia_driver_install_timeout allows and goes on on the host. {again}"
-    if _LOCKED.search(told):
-        who = f"{lock['command']} (pid {lock['pid']})" if lock else "another package manager"
-        return f"{who} has held the lock of the package manager longer than nvidia_driver_lock_timeout. {again}"
-    if _UNTRUSTED.search(told):
-        return (
-            f"The repository is not signed by the key that this host trusts: {_last(told, 2)} If it has a new key, "
-            "look its fingerprint up at a place you trust and set nvidia_driver_repository_fingerprints."
-        )
-    if _NOT_THERE.search(told):
-        return f"The repository does not have it: {_last(told, 2)} {hint or _GONE}"
-    if broken:
-        why = f"{end}\n" if (end := _end_of(log)) else f" {_last(told, 3)} "
-        names = ", ".join(broken[:6])
-        return f"Half-configured: {names}.{why}Mend the cause and run again: what is half-done is finished first."
-    unmet = re.search(r"unmet dependencies:\n(.*?)(?:\nE: |\Z)", told, re.S)
-    if unmet:
-        wanting = "\n".join(f"  {line.strip()}" for line in unmet[1].splitlines()[:LAST_LINES] if line.strip())
-        return f"Its packages do not fit what is on the host or in its repositories:\n{wanting}\n{hint} {again}"
-    return f"The package manager says: {_last(told, 4)} {hint} {again}".replace("  ", " ")
-
-
-_LOCKED = re.compile(
-    "could not get lock|failed to lock|frontend lock was locked|lock-frontend|waiting for process|lockfile", re.I
-)
-_UNTRUSTED = re.compile(
-    "NO_PUBKEY|EXPKEYSIG|REVKEYSIG|BADSIG|is not signed|signature verification failed|GPG check FAILED|"
-    "public key .*(not installed|does not match)",
-    re.I,
-)
-_NOT_THERE = re.compile(
-    "unable to locate|no package .*matching|no match for argument|unable to find a match|no installation candidate|"
-    "version .* was not found|not available",
-    re.I,
-)
-_GONE = (
-    "A branch that was taken out of the repository is known to newer tables: update this project, or name another "
-    "driver in gpu_stack."
-)
-
-
-def _last(text: str, count: int) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("E:", "Error", "W: Failed", "W: GPG error"))] or lines
-    return " ".join(dict.fromkeys(errors[-count:]))
-
-
-def _end_of(log: Mapping[str, Any]) -> str:
-    """Return what a person needs of a compiler's log, its errors where it names some, else its end, long lines cut;
-    nothing where there is no log."""
-    lines: Sequence[str] = log.get("lines") or ()
-    if not lines:
-        return ""
-    errors = [line for line in lines if re.search(r"\b(fatal )?error: |\*\*\* ", line)]
-    shown = errors[:LAST_LINES] or lines[-LAST_LINES:]
-    cut = [f"  {line if len(line) <= LONGEST else line[: LONGEST - 2] + ' …'}" for line in shown]
-    return "\n".join([f"\nThe end of {log['path']}:", *cut])
-
-
 def touched(simulation: Iterable[str], family: Sequence[str]) -> list[str]:
     """Return the packages outside the driver's family that apt would remove, from ``apt-get --simulate``."""
     removed = [line.split()[1] for line in simulation if line.startswith("Remv ")]
@@ -273,7 +131,7 @@ def module_text(
     text = f"driver {driver['version']} is installed, and {'; '.join(told)}."
     if dkms:
         text += f" DKMS says: {' '.join(line.strip() for line in dkms[-3:])}"
-    text += _end_of(log)
+    text += str(log.get("end") or "")
     return text + "\nMend the cause (headers and compiler of that kernel) and run again: it goes on from here."
 
 
@@ -281,7 +139,7 @@ def installer_text(lines: Sequence[str], log: Mapping[str, Any]) -> str:
     """Say why NVIDIA's installer failed, from the end of its log."""
     errors = [line.strip().removeprefix("ERROR:").strip() for line in lines if "ERROR" in line]
     text = f"It says: {' '.join(errors[-2:]) or ' '.join(line.strip() for line in lines[-3:])}"
-    return f"{text}{end}\n" if (end := _end_of(log)) else text
+    return f"{text}{log['end']}\n" if log.get("end") else text
 
 
 def mig_changes(wanted: Mapping[str, Sequence[str]], modes: Sequence[str], instances: Sequence[str]) -> list[list[str]]:
@@ -346,13 +204,9 @@ class FilterModule:
         """Return the filters by the names used in templates."""
         plain = {
             "step_text": step_text,
-            "full": full,
             "work_text": work_text,
-            "components": components,
             "common_version": common_version,
             "at_version": at_version,
-            "failed": failed,
-            "install_text": install_text,
             "touched": touched,
             "module_text": module_text,
             "installer_text": installer_text,

@@ -38,63 +38,11 @@ def test_a_step_names_what_it_is_about(filters: ModuleType) -> None:
     assert filters.step_text({"step": "hold", "why": "it is not held"}, change) == "hold: it is not held"
 
 
-def test_a_full_disk_is_named_with_what_is_needed_for_what(filters: ModuleType) -> None:
-    (said,) = filters.full({"/var": 3 << 30, "/usr": None, "/boot": 20 << 20})
-    assert said == "/boot has 20 MiB free, and 100 MiB are needed for a new initramfs"
-
-
 def test_work_is_named_with_its_owner(filters: ModuleType) -> None:
     row = {"pid": 7, "user": "maria", "command": "python train.py", "age_s": 7500, "devices": ["/dev/nvidia0"]}
     assert filters.work_text([row]).strip() == (
         "python train.py (pid 7, user maria, for 2 h 5 min) has /dev/nvidia0 open"
     )
-
-
-SOURCES = """### /etc/apt/sources.list
-# deb http://mirror.lab/debian bookworm non-free
-deb [arch=amd64 signed-by=/usr/share/keyrings/a.gpg] http://mirror.lab/debian bookworm main
-deb http://mirror.lab/debian/ bookworm contrib # the rest
-deb-src http://mirror.lab/debian bookworm non-free
-deb http://mirror.lab/flat ./
-### /etc/apt/sources.list.d/security.sources
-Types: deb deb-src
-URIs: http://mirror.lab/security
-Suites: bookworm-security
-Components: main
-Signed-By:
- -----BEGIN PGP PUBLIC KEY BLOCK-----
- .
- abc=
-
-Enabled: no
-Types: deb
-URIs: http://mirror.lab/off
-Suites: bookworm
-Components: main
-### /etc/apt/sources.list.d/tools.list
-deb https://other.lab/tools stable stable
-"""
-
-
-def test_components_are_added_to_the_hosts_own_archives_alone(filters: ModuleType) -> None:
-    assert filters.components(SOURCES, ["contrib", "non-free"]) == [
-        {
-            "uri": "http://mirror.lab/debian",
-            "suite": "bookworm",
-            "components": ["non-free"],
-            "signed_by": "/usr/share/keyrings/a.gpg",
-        },
-        {
-            "uri": "http://mirror.lab/security",
-            "suite": "bookworm-security",
-            "components": ["contrib", "non-free"],
-            "signed_by": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc=",
-        },
-    ]
-
-
-def test_what_is_there_already_is_not_named_again(filters: ModuleType) -> None:
-    assert filters.components("### /etc/apt/sources.list\ndeb u s main restricted\n", ["restricted"]) == []
 
 
 def test_the_newest_version_that_all_packages_have_is_taken(filters: ModuleType) -> None:
@@ -107,42 +55,6 @@ def test_the_newest_version_that_all_packages_have_is_taken(filters: ModuleType)
     assert filters.common_version(lines, "535") == "535.261.03-*"
     assert filters.common_version(lines[:1] + lines[2:], "535") == ""
     assert filters.common_version([], "535") == ""
-
-
-@pytest.mark.parametrize(
-    ("result", "bad"),
-    [
-        ({"changed": True, "finished": 1}, False),
-        ({"rc": 0, "msg": "Nothing to do", "results": []}, False),
-        ({"rc": 0, "msg": "", "results": ["Installed: a"]}, False),
-        ({"msg": "E: Unable to locate package nvidia-open"}, True),
-        ({"rc": 1, "failures": ["No package x available."], "msg": "Failed to install"}, True),
-        ({"started": 1, "finished": 0}, True),
-    ],
-)
-def test_a_failed_transaction_is_seen(filters: ModuleType, result: dict[str, Any], bad: bool) -> None:
-    assert filters.failed(result) is bad
-
-
-def test_a_held_lock_is_said_with_its_holder(filters: ModuleType) -> None:
-    facts = {"package_manager": {"lock": {"pid": 812, "command": "unattended-upgr"}, "broken": []}}
-    said = filters.install_text({"msg": "Failed to lock apt for exclusive operation"}, facts, {}, "")
-    assert "unattended-upgr (pid 812)" in said
-    assert "Run again" in said
-
-
-def test_a_removed_branch_is_said_as_such(filters: ModuleType) -> None:
-    said = filters.install_text({"msg": "No package matching 'cuda-drivers-510' is available"}, {}, {}, "")
-    assert "cuda-drivers-510" in said
-    assert "update this project" in said
-
-
-def test_a_repository_with_another_key_is_not_taken_for_one_without_the_package(filters: ModuleType) -> None:
-    told = "W: GPG error: https://lab.example InRelease: the public key is not available: NO_PUBKEY A4B4\nE: not signed"
-    said = filters.install_text({"msg": "Failed to update apt cache", "stderr": told}, {}, {}, "")
-    assert "NO_PUBKEY A4B4" in said
-    assert "nvidia_driver_repository_fingerprints" in said
-    assert "does not have it" not in said
 
 
 def test_what_is_there_already_is_asked_for_by_version(filters: ModuleType) -> None:
@@ -166,20 +78,6 @@ def test_what_is_there_already_is_asked_for_by_version(filters: ModuleType) -> N
         "libnvidia-cfg1=580.126.09-*",
     ]
     assert filters.at_version(names, {**planned, "exact": False}, there, [], "=") == names
-
-
-def test_dependencies_that_cannot_be_met_are_named(filters: ModuleType) -> None:
-    told = "The following packages have unmet dependencies:\n nvidia-open : Depends: dkms but it is not\nE: Unable"
-    said = filters.install_text({"msg": "E: Unable to correct problems", "stdout": told}, {}, {}, "")
-    assert "nvidia-open : Depends: dkms but it is not" in said
-
-
-def test_a_build_that_failed_is_said_with_the_compilers_words(filters: ModuleType) -> None:
-    facts = {"package_manager": {"lock": None, "broken": ["nvidia-dkms-open"]}}
-    log = {"path": "/var/lib/dkms/nvidia/580/build/make.log", "lines": ["x.c:1: error: no member", *["..."] * 20]}
-    said = filters.install_text({"msg": "E: Sub-process /usr/bin/dpkg returned an error code (1)"}, facts, log, "")
-    assert "x.c:1: error: no member" in said
-    assert "nvidia-dkms-open" in said
 
 
 def test_what_is_outside_of_the_family_is_not_removed(filters: ModuleType) -> None:
