@@ -7,6 +7,8 @@ import json
 import re
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from ansible_runs import recap, run_playbook
 from driver_packages import VERSIONS, Repository
 from project_tree import ROOT
 from testbed import Result
-from virtual_machine import IMPATIENT, VirtualMachine
+from virtual_machine import IMPATIENT, Image, VirtualMachine
 
-OLD, NEW = VERSIONS
+NEW = VERSIONS[-1]
 
 
 class Guest:
@@ -47,63 +49,80 @@ class Guest:
         return str(self.machine.ssh(command, check=True).output)
 
 
-@pytest.fixture
-def guest(machine: VirtualMachine, repository: Repository, repository_url: str, tmp_path: Path) -> Guest:
-    """A fresh machine with a GPU that nouveau drives."""
-    return Guest(machine, repository, repository_url, tmp_path)
+@pytest.fixture(scope="module")
+def guest(
+    image: Image,
+    booted: tuple[Path, Path],
+    repository: Repository,
+    repository_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Guest]:
+    """A machine with a GPU that nouveau drives, loaded from the initramfs and in use, so that nothing but a reboot gets
+    it out of the way. The tests follow one another: building a module takes minutes on an emulated processor."""
+    disk, memory = booted
+    machine = VirtualMachine.start(image, disk=disk, memory_state=memory)
+    machine.ssh("touch /etc/test-bed/nouveau-in-initramfs && update-initramfs -u", check=True)
+    keep_nouveau(machine)
+    yield Guest(machine, repository, repository_url, tmp_path_factory.mktemp("guest"))
+    machine.stop()
 
 
-def test_a_driver_is_installed_through_a_reboot_and_costs_nothing_afterwards(guest: Guest) -> None:
-    # nouveau is loaded from the initramfs and in use, so nothing but a reboot gets it out of the way.
-    guest.machine.ssh("touch /etc/test-bed/nouveau-in-initramfs && update-initramfs -u", check=True)
-    guest.machine.ssh("rmmod nouveau", check=True)
-    guest.machine.put("options nouveau busy=1\n", "/etc/modprobe.d/busy.conf")
-    guest.machine.ssh("modprobe nouveau", check=True)
-    kernel = guest.says("uname -r").strip()
-    done = guest.provision(gpu_stack={**guest.variables["gpu_stack"], "driver": OLD})
-    assert done.status == 0, done.output
-    assert guest.machine.reboots == 1
-    assert guest.says("cat /sys/module/nvidia/version") == f"{OLD}\n"
-    assert guest.says("lsmod").count("nouveau") == 0
-    assert f"nvidia/{OLD}, {kernel}" in guest.says("dkms status")
-    assert guest.says("systemctl is-active nvidia-persistenced") == "active\n"
-    again = guest.provision(gpu_stack={**guest.variables["gpu_stack"], "driver": OLD})
-    assert again.status == 0, again.output
-    assert recap(again.output, "guest")["changed"] == 0, again.output
-    held = guest.says("apt-mark showhold").split()
-    assert {"nvidia-open", "nvidia-dkms-open", f"nvidia-driver-pinning-{OLD}"} <= set(held)
+def keep_nouveau(machine: VirtualMachine) -> None:
+    """Load nouveau as if a screen showed something."""
+    machine.put("options nouveau busy=1\n", "/etc/modprobe.d/busy.conf")
+    machine.ssh("rmmod nouveau; modprobe nouveau", check=True)
 
 
-def test_a_run_whose_connection_is_cut_in_the_middle_goes_on_when_it_is_back(guest: Guest) -> None:
+@contextmanager
+def cut_while_it_builds(machine: VirtualMachine) -> Iterator[list[float]]:
+    """Cut the network for 20 s while DKMS builds the module; the list tells when, and is empty where it never built."""
     cut: list[float] = []
 
     def cut_and_restore() -> None:
         deadline = time.monotonic() + 400
         while time.monotonic() < deadline:
-            if guest.machine.ssh("pgrep dpkg >/dev/null && pgrep -f dkms >/dev/null").status == 0:
-                guest.machine.cut()
+            if machine.ssh("pgrep dpkg >/dev/null && pgrep -f dkms >/dev/null").status == 0:
+                machine.cut()
                 cut.append(time.monotonic())
                 time.sleep(20)
-                guest.machine.restore()
+                machine.restore()
                 return
             time.sleep(1)
 
     watcher = threading.Thread(target=cut_and_restore)
     watcher.start()
-    # The transaction runs detached on the machine, and asking for it is tried again.
-    done = guest.provision()
+    yield cut
     watcher.join()
+
+
+def test_a_driver_is_installed_once_through_a_cut_connection_and_a_reboot(guest: Guest) -> None:
+    kernel = guest.says("uname -r").strip()
+    with cut_while_it_builds(guest.machine) as cut:
+        # The transaction runs detached on the machine, and asking for it is tried again.
+        done = guest.provision()
     assert cut, "nothing was installed that could have been interrupted"
     assert done.status == 0, done.output
+    assert guest.machine.reboots == 1
     assert guest.says("cat /sys/module/nvidia/version") == f"{NEW}\n"
+    assert guest.says("lsmod").count("nouveau") == 0
+    assert f"nvidia/{NEW}, {kernel}" in guest.says("dkms status")
+    assert guest.says("systemctl is-active nvidia-persistenced") == "active\n"
     log = guest.says("cat /var/log/dpkg.log")
     assert len(re.findall(r" install nvidia-dkms-open:", log)) == 1, "installed once, not twice"
     assert guest.says("dpkg --audit") == ""
 
 
+def test_afterwards_a_run_costs_nothing_and_an_upgrade_finds_everything_held(guest: Guest) -> None:
+    again = guest.provision()
+    assert again.status == 0, again.output
+    assert recap(again.output, "guest")["changed"] == 0, again.output
+    held = guest.says("apt-mark showhold").split()
+    assert {"nvidia-open", "nvidia-dkms-open", f"nvidia-driver-pinning-{NEW}"} <= set(held)
+
+
 def test_a_machine_that_never_comes_back_is_said_and_bounded(guest: Guest) -> None:
-    guest.machine.put("options nouveau busy=1\n", "/etc/modprobe.d/busy.conf")
-    guest.machine.ssh("rmmod nouveau; modprobe nouveau", check=True)
+    guest.machine.ssh("systemctl stop nvidia-persistenced; rmmod nvidia", check=True)
+    keep_nouveau(guest.machine)
     guest.machine.go_down_at_reboot()
     started = time.monotonic()
     done = guest.provision(nvidia_driver_reboot_timeout=30)
