@@ -81,6 +81,8 @@ CLEAN = f"# {house_rules.SPDX}\n"
         ("a.yml", CLEAN + "- ignore_errors: true\n", "ignore_errors hides failures"),
         ("a.yml", CLEAN + "  when: ansible_os_family == 'Debian'\n", "an injected fact"),
         ("a.yml", CLEAN + "  when: ansible_facts['os_family'] == 'Debian'\n", None),
+        ("a.yml", CLEAN + "    {{ lines | join('\\n') }}\n", "stays two characters"),
+        ("a.yml", CLEAN + "    msg: \"{{ lines | join('\\n') }}\"\n", None),
     ],
 )
 def test_house_rules_see_their_faults(name: str, text: str, said: str | None) -> None:
