@@ -504,12 +504,17 @@ def _sync(path):
         os.close(descriptor)
 
 
+_NOT_COMPLETE = (
+    "{} is not complete, or another run at the same time has replaced it. What users have was not changed; run again"
+)
+
+
 def activate(params, check_mode):
     """Lead a link to a generation."""
     base_dir, link, generation = params["base_dir"], params["link"], os.path.normpath(params["generation"])
     name = _generation_name(base_dir, generation)
     if not check_mode and read_manifest(generation) is None:
-        raise Failed(f"{generation} is not complete; run the step 'unpack' first")
+        raise Failed(_NOT_COMPLETE.format(generation))
     if os.path.lexists(link) and not os.path.islink(link):
         raise Failed(
             f"{link} is there and was not made by this project. It is left as it is: remove the packages or the "
@@ -577,7 +582,7 @@ def links(params, check_mode):
     if name["product"] != "cudnn":
         raise Failed(f"{generation} is no cuDNN")
     if not check_mode and read_manifest(generation) is None:
-        raise Failed(f"{generation} is not complete; run the step 'unpack' first")
+        raise Failed(_NOT_COMPLETE.format(generation))
     wanted, stale, foreign = {}, [], []
     for toolkit in params["toolkits"]:
         if check_mode and not os.path.isdir(toolkit):

@@ -306,6 +306,15 @@ def test_the_runtime_library_says_of_which_release_it_is(probe: Probe, toolkit: 
     assert probe(toolkits=[row(toolkit)])["cudart_version"]["ok"] is True
     library(toolkit / "lib64/libcudart.so.12", source % 12040)
     assert "it says 12.4, and 12.9 is expected" in probe(toolkits=[row(toolkit)])["cudart_version"]["detail"]
+    # That of CUDA 11 says nothing without a driver.
+    silent = "int cudaRuntimeGetVersion(int *v) { return 35; }"
+    library(toolkit / "lib64/libcudart.so.12", silent)
+    assert probe(toolkits=[row(toolkit)])["cudart_version"]["ok"] is True
+    (toolkit / "lib64/libcudart.so.12").unlink()
+    library(toolkit / "lib64/libcudart.so.12.4.127", silent)
+    (toolkit / "lib64/libcudart.so.12").symlink_to("libcudart.so.12.4.127")
+    assert "it says 12.4, and 12.9 is expected" in probe(toolkits=[row(toolkit)])["cudart_version"]["detail"]
+    (toolkit / "lib64/libcudart.so.12").unlink()
     library(toolkit / "lib64/libcudart.so.12", "int cudaRuntimeGetVersion(int *v) { return *(volatile int *)0; }")
     assert "SIGSEGV" in probe(toolkits=[row(toolkit)])["cudart_loads"]["detail"]
 
