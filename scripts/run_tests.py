@@ -169,6 +169,11 @@ def driver() -> Outcome:
     return pytest("tests/driver", "--verbose", "--durations=15", environment=engine_report())
 
 
+def cuda() -> Outcome:
+    """Run the roles cuda_toolkit and cudnn with real compilers and libraries, from a stand-in of NVIDIA's archives."""
+    return pytest("tests/cuda", "--verbose", "--durations=15", environment=engine_report())
+
+
 def virtual_machine() -> Outcome:
     """Run the role nvidia_driver on a machine with a real kernel, through real reboots."""
     return pytest("tests/vm", "--verbose", "--durations=0", "--durations-min=20")
@@ -216,11 +221,12 @@ STAGES = [
     Stage("mypy", "types of lib/ and scripts/", lambda: command("mypy", "lib", "scripts")),
     Stage("syntax", "Ansible reads every playbook", syntax),
     Stage("ansible-lint", "profile production", lambda: command("ansible-lint", "--offline")),
-    Stage("unit", "units, without any host", lambda: pytest("tests/unit", "--quiet")),
+    Stage("unit", "units, without any host", lambda: pytest("tests/unit", "--quiet", "--numprocesses=auto")),
     Stage("playbooks", "environments, with stand-in packages", lambda: pytest("tests/playbooks", "--quiet")),
     Stage("molecule", "site.yml on a fresh host, twice, then verified", molecule, needs_engine=True),
     Stage("containers", "./provision as a person runs it, and bad input", containers, needs_engine=True),
     Stage("driver", "drivers on hosts that pose as a lab's, and real builds", driver, needs_engine=True),
+    Stage("cuda", "CUDA and cuDNN with real compilers and libraries", cuda, needs_engine=True),
     Stage("vm", "drivers on a real kernel, with real reboots", virtual_machine, needs_engine=True),
 ]
 
