@@ -259,12 +259,13 @@ from ansible.module_utils.cuda_store import (
 )
 from ansible.module_utils.redist_manifest import LIMIT, archives, check_release, parse
 from ansible.module_utils.redist_source import (
+    SHORTEST_SECRET,
     Download,
     Source,
     bytes_there,
     cached,
     check_address,
-    secret_of,
+    secrets_of,
     verified,
 )
 from ansible.module_utils.redist_unpack import contents, extract, merge
@@ -327,9 +328,14 @@ def main():
         supports_check_mode=True,
     )
     os.umask(0o022)  # a toolkit is for all users to read, whatever the umask of whoever makes it
-    secret = secret_of(module.params["manifest"])
-    if secret:
-        module.no_log_values.add(secret)
+    if not os.path.isabs(module.params["base_dir"]):
+        module.fail_json(msg="base_dir must be an absolute path, which begins with /")
+    # One spelling of the store, so that paths in it can be compared.
+    module.params["base_dir"] = "/" + os.path.normpath(module.params["base_dir"]).lstrip("/")
+    secrets = secrets_of(module.params["manifest"])
+    if any(len(secret) < SHORTEST_SECRET for secret in secrets):
+        module.fail_json(msg=f"a password of less than {SHORTEST_SECRET} characters in an address cannot be hidden")
+    module.no_log_values.update(secrets)
     try:
         answer = STEPS[module.params["step"]](module.params, module.check_mode)
         for words in answer.pop("warnings", []):
@@ -418,9 +424,11 @@ def unpack(params, check_mode):
         path = new_generation(base_dir, product, version, major)
         return dict(changed=True, generation=path, removed=half_made(base_dir), files=0)
     with locked(base_dir):
-        removed = half_made(base_dir)
-        for path in removed:
-            shutil.rmtree(path)
+        # Another run may have made it while this one waited.
+        found = find_complete(base_dir, product, version, major, params["digest"])
+        if found:
+            return dict(changed=False, generation=found, removed=[], files=len(read_manifest(found)["files"]))
+        removed, _ = _tidy(base_dir, [])
         _check_disk(base_dir)
         _check_space(base_dir, free_bytes(base_dir), _unpack_bytes(params, rows))
         tree = new_generation(base_dir, product, version, major)
@@ -525,24 +533,37 @@ def activate(params, check_mode):
             f"{link} leads to {os.readlink(link)}, which was not made by this project. It is left as it is: remove "
             "the link if nobody needs it, and run again"
         )
-    previous = _readlink(link)
-    changed = previous != generation
-    series = series_of(name["product"], name["version"])
-    older = [
-        path
-        for path in generations(base_dir, name["product"])
-        if path != generation
-        and series_of(name["product"], describe_name(path)["version"]) == series
-        and describe_name(path)["cuda_major"] == name["cuda_major"]
-    ]
     if check_mode:
-        return dict(changed=changed, previous=previous, removed=[], kept=[])
-    os.makedirs(os.path.dirname(link), exist_ok=True)
-    with locked(base_dir):
-        if changed:
-            switch(link, generation)
-        removed, kept = _tidy(base_dir, older)
+        older = _older(base_dir, generation, name)
+        removed, kept = _tidy(base_dir, older, check_mode=True)
+        previous = _readlink(link)
+        changed = previous != generation
+    else:
+        os.makedirs(os.path.dirname(link), exist_ok=True)
+        with locked(base_dir):
+            # Another run may have tidied it away while this one waited.
+            if read_manifest(generation) is None:
+                raise Failed(_NOT_COMPLETE.format(generation))
+            previous = _readlink(link)
+            changed = previous != generation
+            if changed:
+                switch(link, generation)
+            removed, kept = _tidy(base_dir, _older(base_dir, generation, name))
     return dict(changed=changed or bool(removed), previous=previous, removed=removed, kept=kept)
+
+
+def _older(base_dir, generation, name):
+    """Return the generations of the same series that were made before; a newer one is another run's."""
+    series, made = series_of(name["product"], name["version"]), []
+    for path in generations(base_dir, name["product"]):  # the oldest first
+        if os.path.basename(path) == os.path.basename(generation):
+            break
+        said = describe_name(path)
+        if series_of(said["product"], said["version"]) == series and said["cuda_major"] == name["cuda_major"]:
+            made.append(path)
+    else:
+        return []  # it is not there yet, so nothing can be told
+    return made
 
 
 def default(params, check_mode):
@@ -598,7 +619,9 @@ def links(params, check_mode):
             foreign += [path for path in there if not (os.path.islink(path) and is_ours(base_dir, path))]
             stale += [path for path in there if path not in mine]
             wanted.update(mine)
-    stale += [path for path in _recorded(params, name["cuda_major"]) if path not in wanted and path not in stale]
+    # A toolkit may be known by another path by now: what counts is the directory that it is.
+    keep = {_place_of(path) for path in (*wanted, *stale)}
+    stale += [path for path in _recorded(params, name["cuda_major"]) if _place_of(path) not in keep]
     if foreign:
         raise Failed(
             "{} was not made by this project. Nothing was changed: remove the packages or files of that cuDNN, or "
@@ -615,6 +638,8 @@ def links(params, check_mode):
         changed = changed or bool(params["toolkits"] and not os.path.isdir(generation))
         return dict(changed=changed, made=made, stale=sorted(stale), links=wanted, removed=[], kept=[])
     with locked(base_dir):
+        if read_manifest(generation) is None:
+            raise Failed(_NOT_COMPLETE.format(generation))
         for path in made:
             switch(path, wanted[path])
         for path in stale:
@@ -623,6 +648,10 @@ def links(params, check_mode):
     return dict(
         changed=changed or bool(removed), made=made, stale=sorted(stale), links=wanted, removed=removed, kept=kept
     )
+
+
+def _place_of(path):
+    return os.path.realpath(os.path.dirname(path)), os.path.basename(path)
 
 
 def _recorded(params, cuda_major):
@@ -669,11 +698,13 @@ def _unlinked(base_dir, generation, cuda_major, toolkits):
                 with contextlib.suppress(OSError):
                     directory = os.path.join(toolkit, place)
                     for entry in fnmatch.filter(os.listdir(directory), pattern):
-                        led_to.add(os.path.dirname(os.path.dirname(target_of(os.path.join(directory, entry)) or "")))
+                        target = target_of(os.path.join(directory, entry)) or ""
+                        led_to.add(os.path.basename(os.path.dirname(os.path.dirname(target))))
+    led_to.add(os.path.basename(generation))
     return [
         path
         for path in generations(base_dir, "cudnn")
-        if path != generation and path not in led_to and describe_name(path)["cuda_major"] == cuda_major
+        if os.path.basename(path) not in led_to and describe_name(path)["cuda_major"] == cuda_major
     ]
 
 
@@ -684,13 +715,7 @@ def remove(params, check_mode):
     for path in gone:
         _generation_name(base_dir, path)
     gone = [path for path in gone if os.path.isdir(path)]
-    users = [(path, user) for path in gone for user in users_of(path)]
-    if users:
-        raise Failed(
-            "{} is in use: {}. Nothing was removed: end these and run again".format(
-                users[0][0], ", ".join(f"process {row['pid']} ({row['command']}; {row['how']})" for _, row in users[:5])
-            )
-        )
+    _refuse_users(gone)
     mine, left = [], []
     for link in params["links"]:
         if not os.path.lexists(link):
@@ -701,11 +726,13 @@ def remove(params, check_mode):
             why = f"it leads to {os.readlink(link)}" if os.path.islink(link) else "it is no link"
             left.append(dict(path=link, why=f"{why}, and was not made by this project"))
     # Links that lead over other links go first: without those nobody could tell that they were ours.
-    mine.sort(key=lambda link: inside_store(base_dir, target_of(link)))
+    # Of the others the deepest goes first: it may lie in what another one leads to.
+    mine.sort(key=lambda link: (inside_store(base_dir, target_of(link)), -link.count("/")))
     removed = mine + gone
     if check_mode or not removed:
         return dict(changed=bool(removed), removed=removed, left=left)
     with locked(base_dir):
+        _refuse_users(gone)
         for link in mine:
             _unlink(link)
         for path in gone:
@@ -720,7 +747,17 @@ def remove(params, check_mode):
     return dict(changed=True, removed=removed, left=left)
 
 
-def _tidy(base_dir, older):
+def _refuse_users(paths):
+    users = [(path, user) for path in paths for user in users_of(path)]
+    if users:
+        raise Failed(
+            "{} is in use: {}. Nothing was removed: end these and run again".format(
+                users[0][0], ", ".join(f"process {row['pid']} ({row['command']}; {row['how']})" for _, row in users[:5])
+            )
+        )
+
+
+def _tidy(base_dir, older, check_mode=False):
     """Remove generations that nobody uses, and halves of such; return what was removed, and what was kept and why."""
     removed, kept = [], []
     for path in sorted({*older, *half_made(base_dir)}):
@@ -728,7 +765,8 @@ def _tidy(base_dir, older):
         if users:
             kept.append(dict(path=path, why="process {pid} ({command}) uses it: {how}".format(**users[0])))
         else:
-            remove_generation(path)
+            if not check_mode:
+                remove_generation(path)
             removed.append(path)
     return removed, kept
 
@@ -736,8 +774,10 @@ def _tidy(base_dir, older):
 def _generation_name(base_dir, path):
     """Return what the name of a generation of ours tells; refuse anything else."""
     try:
-        if inside_store(base_dir, path) and os.path.samefile(
-            existing(os.path.dirname(path)), existing(store_path(base_dir))
+        if (
+            not os.path.islink(path)
+            and inside_store(base_dir, path)
+            and os.path.samefile(existing(os.path.dirname(path)), existing(store_path(base_dir)))
         ):
             return describe_name(path)
     except AttributeError:

@@ -34,6 +34,9 @@ LOCK_SECONDS = 30
 _PATIENCE = 3
 _NAME = re.compile(r"(cuda|cudnn)-(\d+(?:\.\d+)+)(?:-cuda(\d+))?-(\d{8}T\d{6}Z)(?:-(\d+))?$")
 _ALTERNATIVES = "/etc/alternatives"
+_HANGS = "unknown: it hangs in the kernel"
+#: Descriptors of the locks that are held.
+_LOCKS = set()
 
 
 class Failed(Exception):
@@ -91,11 +94,14 @@ def new_generation(base_dir, product, version, cuda_major):
 
 
 def read_manifest(path):
-    """Return the manifest of a generation, or None where it is missing or cannot be read: then it is half-made."""
+    """Return the manifest of a generation, or None where it has none, or one that is not whole: then it is half-made.
+
+    One that is there and cannot be read raises OSError: nothing that people may use is given up for a bad disk.
+    """
     try:
         with open(os.path.join(path, MANIFEST), encoding="utf-8") as stream:
             manifest = json.load(stream)
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and manifest.get("state") == "complete" else None
 
@@ -223,8 +229,10 @@ def locked(base_dir):
             os.close(descriptor)
             os.makedirs(store, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _LOCKS.add(descriptor)
         yield
     finally:
+        _LOCKS.discard(descriptor)
         os.close(descriptor)
 
 
@@ -247,7 +255,7 @@ def users_of(path, proc="/proc"):
         place = os.path.join(proc, str(pid))
         how = _use_of(place, needle) or _mount_of(place, store_name, namespaces)
         if how and pid != os.getpid():
-            found.append(dict(pid=pid, command=_command(place), how=how))
+            found.append(dict(pid=pid, command=_command(place, how), how=how))
     return found
 
 
@@ -261,8 +269,14 @@ def _use_of(place, needle):
                 return "an open file"
     maps = os.path.join(place, "maps")
     # Reading may wait for a lock of its memory; mostly the process waits for a disk only and the answer comes at once.
-    mapped = Child(lambda: _holds(maps, needle), _PATIENCE).answer() if _waits(place) else _holds(maps, needle)
-    return "unknown: it hangs in the kernel" if mapped is None else "a library" if mapped else None
+    mapped = Child(lambda: _asked(maps, needle), _PATIENCE).answer() if _waits(place) else _holds(maps, needle)
+    return _HANGS if mapped is None else "a library" if mapped else None
+
+
+def _asked(maps, needle):
+    for descriptor in _LOCKS:  # a child that is left behind must not keep the store locked
+        os.close(descriptor)
+    return _holds(maps, needle)
 
 
 def _waits(place):
@@ -305,9 +319,11 @@ def _below(path, needle):
     return path == needle or path.startswith(needle + "/")
 
 
-def _command(place):
+def _command(place, how):
+    # Of a process that hangs, its words hang as well; its name does not.
+    name = "comm" if how == _HANGS else "cmdline"
     try:
-        with open(os.path.join(place, "cmdline"), "rb") as stream:
+        with open(os.path.join(place, name), "rb") as stream:
             return stream.read(400).replace(b"\0", b" ").decode("utf-8", "replace").strip()[:120]
     except OSError:
         return ""

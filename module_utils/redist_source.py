@@ -6,7 +6,6 @@ checked, redirects followed to secure places only, sizes bounded, and every file
 from __future__ import annotations
 
 import base64
-import contextlib
 import errno
 import fcntl
 import hashlib
@@ -27,6 +26,8 @@ _PATIENCE = 60
 #: Pauses between tries that brought nothing; one that brought something starts anew.
 PAUSES = (1, 2, 4, 8)
 _CHUNK = 1024 * 1024
+#: Ansible hides a secret wherever its letters stand, so a short one would hide half of every answer.
+SHORTEST_SECRET = 5
 #: What a try must bring to count as progress.
 _PROGRESS = 64 * 1024
 
@@ -37,14 +38,18 @@ class Broken(Exception):
 
 def shown(address):
     """Return an address without user name and password."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", address)
+    return re.sub(r"(?<=://)\S*@", "", address)
 
 
-def secret_of(address):
-    """Return the password in an address, or None."""
-    with contextlib.suppress(ValueError):
-        return urllib.parse.urlsplit(address).password
-    return None
+def secrets_of(address):
+    """Return what must not be shown of an address, as it is written and decoded: the password, or a lone user name,
+    which is a token then."""
+    found = re.match(r"[^/]*://(\S*)@", address)
+    if not found:
+        return set()
+    name, colon, password = found.group(1).partition(":")
+    secret = password if colon else name
+    return {secret, urllib.parse.unquote(secret)} - {""}
 
 
 def local_path(address):
@@ -98,6 +103,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
                 f"{shown(req.full_url)} redirects to {shown(newurl)}, which is not secure; it was not followed"
             )
         check_address(newurl, self.insecure_http)
+        fp.close()  # else the page of the redirect would be read to its end, however long that takes
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

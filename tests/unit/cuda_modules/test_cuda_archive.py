@@ -381,6 +381,39 @@ def test_a_generation_that_somebody_uses_is_kept_until_nobody_does(
     assert cuda_archive.activate(options(tmp_path, link=link, generation=new), False)["removed"] == [old]
 
 
+@pytest.mark.parametrize("spelled", ["{}/", "{}//", "{}/."])
+def test_a_base_directory_that_is_spelled_otherwise_costs_nothing_that_was_just_made(
+    cuda_archive: ModuleType, mirror: Mirror, tmp_path: Path, spelled: str
+) -> None:
+    generation = install(cuda_archive, tmp_path, mirror)
+    given = options(tmp_path, link=str(tmp_path / "cuda-12.9"), generation=generation)
+    answer = cuda_archive.activate({**given, "base_dir": spelled.format(tmp_path)}, False)
+    assert (answer["removed"], os.path.isdir(generation)) == ([], True)
+    cudnn = install(cuda_archive, tmp_path, Mirror.of_cudnn(tmp_path / "m"))
+    given = options(tmp_path, generation=cudnn, toolkits=[generation])
+    assert cuda_archive.links({**given, "base_dir": spelled.format(tmp_path)}, False)["removed"] == []
+
+
+def test_a_newer_generation_is_another_runs_and_stays(cuda_archive: ModuleType, mirror: Mirror, tmp_path: Path) -> None:
+    generation = install(cuda_archive, tmp_path, mirror)
+    newer = str(tmp_path / "toolkits/cuda-12.9.1-29990101T000000Z")
+    shutil.copytree(generation, newer, symlinks=True)
+    link = str(tmp_path / "cuda-12.9")
+    assert cuda_archive.activate(options(tmp_path, link=link, generation=generation), False)["removed"] == []
+    assert cuda_archive.activate(options(tmp_path, link=link, generation=newer), False)["removed"] == [generation]
+
+
+def test_a_manifest_that_cannot_be_read_costs_nobody_a_toolkit(
+    cuda_archive: ModuleType, mirror: Mirror, tmp_path: Path
+) -> None:
+    generation = Path(install(cuda_archive, tmp_path, mirror))
+    (generation / "archive.json").unlink()
+    (generation / "archive.json").mkdir()  # to open it fails, as on a disk with errors
+    with pytest.raises(OSError, match=r"archive\.json"):
+        install(cuda_archive, tmp_path, Mirror.of_cudnn(tmp_path / "m"))
+    assert (generation / "bin/nvcc").exists()
+
+
 def test_what_others_put_at_the_place_of_a_link_is_left(
     cuda_archive: ModuleType, mirror: Mirror, tmp_path: Path
 ) -> None:
@@ -478,6 +511,17 @@ def test_cudnn_becomes_part_of_toolkits_and_a_new_one_leaves_no_stale_links(
     assert (tmp_path / "a/include/cudnn.h").read_text() == "9.13.0.50"
     assert not os.path.lexists(tmp_path / "a/include/cudnn_old.h")
     assert names(tmp_path / "b/include") == []
+
+
+def test_links_of_a_toolkit_that_is_known_by_another_path_now_stay(cuda_archive: ModuleType, tmp_path: Path) -> None:
+    place = toolkit(tmp_path / "a")
+    (tmp_path / "cuda").symlink_to("a")
+    generation = install(cuda_archive, tmp_path, Mirror.of_cudnn(tmp_path / "m"))
+    known = str(tmp_path / "cuda")
+    made = cuda_archive.links(options(tmp_path, generation=generation, toolkits=[known]), False)["made"]
+    answer = cuda_archive.links(options(tmp_path, generation=generation, toolkits=[place], links=made), False)
+    assert (answer["made"], answer["stale"]) == ([], [])
+    assert (tmp_path / "a/include/cudnn.h").exists()
 
 
 def test_links_of_a_cudnn_for_another_cuda_are_not_stale(cuda_archive: ModuleType, tmp_path: Path) -> None:

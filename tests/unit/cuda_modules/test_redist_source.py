@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import io
 import os
 import re
 import signal
@@ -285,8 +286,8 @@ def test_https_never_becomes_http_on_the_way(redist_source: ModuleType) -> None:
     handler = redist_source._Redirects(insecure_http=True)
     request = redist_source.urllib.request.Request("https://mirror.example/x")
     with pytest.raises(redist_source.Failed, match="not secure"):
-        handler.redirect_request(request, None, 302, "Found", {}, "http://mirror.example/x")
-    assert handler.redirect_request(request, None, 302, "Found", {}, "https://other.example/x").type == "https"
+        handler.redirect_request(request, io.BytesIO(), 302, "Found", {}, "http://mirror.example/x")
+    assert handler.redirect_request(request, io.BytesIO(), 302, "Found", {}, "https://other.example/x").type == "https"
 
 
 @pytest.mark.parametrize(
@@ -455,3 +456,20 @@ def test_a_file_of_certificates_that_is_none_is_told(redist_source: ModuleType, 
         (tmp_path / "empty.pem").write_text("no certificate")
         with pytest.raises(redist_source.Failed, match=re.escape(f"the file of certificates {path} cannot be used")):
             redist_source.Source(str(path))
+
+
+@pytest.mark.parametrize(
+    ("address", "secrets"),
+    [
+        ("https://mirror.lab.example/cuda/redistrib.json", set()),
+        ("https://lab:secret@mirror.lab.example/x", {"secret"}),
+        ("https://token@mirror.lab.example/x", {"token"}),
+        ("https://lab:pa/ss%40word@mirror.lab.example/x", {"pa/ss%40word", "pa/ss@word"}),
+        ("/srv/a@b/redistrib.json", set()),
+    ],
+)
+def test_what_is_secret_in_an_address_is_known_and_not_shown(
+    redist_source: ModuleType, address: str, secrets: set[str]
+) -> None:
+    assert redist_source.secrets_of(address) == secrets
+    assert not [secret for secret in secrets if secret in redist_source.shown(address)]

@@ -13,6 +13,7 @@ from driver_facts import bare_host as host_with_gpu
 from driver_facts import made as driver_made
 from gpu_compat import change
 from gpu_compat.cuda_change import STEPS
+from gpu_compat.installed import drift
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -210,6 +211,21 @@ def test_a_half_made_generation_is_unpacked_anew() -> None:
     assert "interrupted" in of_toolkits(planned, facts)["toolkits"][0]["why"]
     facts["toolkit_store"][0]["state"] = None  # its manifest is closed to us
     assert of_toolkits(planned, facts) is None
+
+
+def test_a_repository_that_nothing_planned_comes_from_is_no_step() -> None:
+    planned, facts = converged(cuda_toolkits=["13.0"], cuda_source="redist")
+    known = facts["records"]["cuda_toolkit"]
+    known["noted"]["files"][SOURCES_LIST], known["found"][SOURCES_LIST] = "a", None
+    assert of_toolkits(planned, facts) is None
+
+
+def test_a_file_that_another_part_of_this_project_wrote_was_not_changed_by_hand() -> None:
+    written = {"noted": {"files": {SOURCES_LIST: "a"}}, "found": {SOURCES_LIST: "b"}}
+    facts: dict[str, Any] = {"records": {"cuda_toolkit": written}, "state": {"files": {SOURCES_LIST: "b"}}}
+    assert list(drift(facts, "cuda_toolkit")) == []
+    facts["state"] = None
+    assert list(drift(facts, "cuda_toolkit")) == [(SOURCES_LIST, f"{SOURCES_LIST} was changed by hand")]
 
 
 def test_a_program_or_library_that_is_gone_has_its_archives_unpacked_anew() -> None:

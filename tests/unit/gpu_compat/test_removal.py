@@ -89,8 +89,8 @@ def provisioned() -> dict[str, Any]:
 
 def test_only_what_this_project_set_up_of_cuda_goes() -> None:
     found = removal_cuda(provisioned())
-    # Of a compiler the facts say nothing; packages that were there before stay, and what is gone is gone.
-    assert found["packages"] == ["cuda-toolkit-12-9", "gcc-12"]
+    # A compiler goes only where nothing else needs it by then; packages that were there before stay.
+    assert found["packages"] == ["cuda-toolkit-12-9"]
     assert found["held"] == ["cuda-toolkit-12-9"]
     assert len(found["archives"]) == 3
     assert found["runfiles"] == ["/usr/local/cuda-12.4"]
