@@ -347,7 +347,7 @@ class ToolkitComparison(_Comparison):
         needed = [row["series"] for row, _ in self.wrong if row["repository"]]
         here = [f"CUDA {', '.join(needed)} comes from a repository"] if needed else []
         wanted = any(row["repository"] for row in self.toolkits)
-        return [*here, *(self._outdated() if wanted else []), *self._drift(repository=True)]
+        return [*here, *([*self._outdated(), *self._drift(repository=True)] if wanted else [])]
 
     def _compiler(self) -> list[str]:
         return self.lacking_compilers
@@ -549,7 +549,7 @@ class CudnnComparison(_Comparison):
         needed = [str(row["cuda_major"]) for row, _ in self.wrong if row["repository"]]
         here = [f"cuDNN for CUDA {', '.join(needed)} comes from a repository"] if needed else []
         wanted = any(row["repository"] for row in self.entries)
-        return [*here, *(self._outdated() if wanted else []), *self._drift(repository=True)]
+        return [*here, *([*self._outdated(), *self._drift(repository=True)] if wanted else [])]
 
     def _packages(self) -> list[str]:
         removed = [f"to be removed: {names(self.remove)}"] if self.remove else []

@@ -39,7 +39,8 @@ def removal(facts: Mapping[str, Any], tables: Tables | None = None) -> dict[str,
     files = sorted(
         path for path, checksum in (facts.get("managed") or {}).items() if checksum is not None and path not in shared
     )
-    replaced = {name: place for name, place in dict(state.get("replaced") or {}).items() if not shared}
+    needed = shared & set(state.get("files") or ())
+    replaced = {name: place for name, place in dict(state.get("replaced") or {}).items() if not needed}
     steps = [f"remove {len(packages)} packages: {', '.join(packages)}"] if packages else []
     steps += [f"uninstall driver {driver.get('installed_version')}, which a runfile installed"] if runfile else []
     steps += [f"remove the files of this project: {', '.join(files)}"] if files else []
@@ -77,10 +78,8 @@ def removal_cuda(facts: Mapping[str, Any], product: str | None = None) -> dict[s
     noted = {role: record(facts, role) for role in roles}
     installed = packages_of(facts)
     added = {name for row in noted.values() for name in row.get("added") or ()}
-    # Of packages that are none of CUDA's, as compilers, the facts say nothing.
-    packages = sorted(
-        name for name in added if installed is None or name in installed or origin_of_package(name) is None
-    )
+    # Compilers and whatever else came along go only where nothing else needs them: the package manager knows that.
+    packages = sorted(name for name in added if (origin_of_package(name) if installed is None else name in installed))
     store = [row for row in facts.get("toolkit_store") or () if row.get("product") in products]
     archives = sorted(str(row["path"]) for row in store)
     default: Mapping[str, Any] = noted.get("cuda_toolkit", {}).get("default") or {}
@@ -102,7 +101,7 @@ def removal_cuda(facts: Mapping[str, Any], product: str | None = None) -> dict[s
         "links": sorted(links),
         "runfiles": runfiles,
         "files": sorted(files - shared),
-        "replaced": {} if shared else replaced,
+        "replaced": {} if shared & files else replaced,
         "default": default.get("path"),
         "default_previous": default.get("previous"),
         "records": [role for role in roles if noted[role]],

@@ -226,7 +226,8 @@ def removal_of(removal: Mapping[str, Any], facts: Mapping[str, Any], series: Seq
     if "before" in noted:  # an interrupted run could not say what came with it
         came = sorted(set(facts.get("cuda_packages") or ()) - set(noted["before"]) - set(removal["packages"]))
         found["packages"] = sorted([*removal["packages"], *came])
-        found["held"] = [name for name in found["packages"] if (facts["cuda_packages"] or {})[name]["held"]]
+        known = facts.get("cuda_packages") or {}
+        found["held"] = [name for name in found["packages"] if (known.get(name) or {}).get("held")]
         text = f"remove {len(came)} packages of an interrupted run: {', '.join(came)}"
         found["steps"] = [*([text] if came else []), *removal["steps"]]
     default = facts.get("cuda_default") or {}
@@ -244,7 +245,7 @@ def removal_of(removal: Mapping[str, Any], facts: Mapping[str, Any], series: Seq
         return any(path == one or path.startswith(f"{one}/") for one in gone)
 
     store = [row for row in facts.get("toolkit_store") or () if row["links"] and all(map(inside, row["links"]))]
-    endings = tuple(f"-{name.replace('.', '-')}" for name in chosen)
+    endings = tuple(f"-{name.replace('.', '-')}{end}" for name in chosen for end in ("", "-config-common"))
     previous = removal.get("default_previous")
     kept = {name: row for name, row in there.items() if name not in chosen}
     files = [

@@ -226,7 +226,7 @@ def with_interrupted(removal: Mapping[str, Any], facts: Mapping[str, Any]) -> di
         return dict(removal)
     steps = [f"remove {len(came)} packages of an interrupted run: {', '.join(came)}", *removal["steps"]]
     packages = sorted([*removal["packages"], *came])
-    held = [name for name in packages if there[name]["held"]]
+    held = [name for name in packages if (there.get(name) or {}).get("held")]
     return {**removal, "packages": packages, "held": held, "steps": steps, "text": "\n".join(steps)}
 
 

@@ -35,11 +35,8 @@ def components(sources: str, wanted: Sequence[str], own: str) -> list[dict[str, 
             row["there"] |= there
     missing = []
     for (uri, suite), row in found.items():
-        names = [
-            name
-            for name in (*wanted, *sorted(asked.get((uri, suite), set()) - set(wanted)))
-            if name not in row["there"]
-        ]
+        # In one order, whoever asks, so that the file stays as it is.
+        names = sorted({*wanted, *asked.get((uri, suite), ())} - row["there"])
         # "main" is what a distribution's own archive has; others keep other names.
         if "main" in row["there"] and names:
             missing.append({"uri": row["uri"], "suite": suite, "components": names, "signed_by": row["signed_by"]})
