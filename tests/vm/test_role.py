@@ -121,7 +121,7 @@ def test_afterwards_a_run_costs_nothing_and_an_upgrade_finds_everything_held(gue
 
 
 def test_a_machine_that_never_comes_back_is_said_and_bounded(guest: Guest) -> None:
-    guest.machine.ssh("systemctl stop nvidia-persistenced; rmmod nvidia", check=True)
+    guest.machine.ssh("systemctl stop nvidia-persistenced; rmmod nvidia_uvm; rmmod nvidia", check=True)
     keep_nouveau(guest.machine)
     guest.machine.go_down_at_reboot()
     started = time.monotonic()
