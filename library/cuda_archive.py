@@ -534,9 +534,8 @@ def activate(params, check_mode):
             "the link if nobody needs it, and run again"
         )
     if check_mode:
-        older = _older(base_dir, generation, name)
-        removed, kept = _tidy(base_dir, older, check_mode=True)
         previous = _readlink(link)
+        removed, kept = _tidy(base_dir, _older(base_dir, generation, name, previous), check_mode=True)
         changed = previous != generation
     else:
         os.makedirs(os.path.dirname(link), exist_ok=True)
@@ -548,22 +547,23 @@ def activate(params, check_mode):
             changed = previous != generation
             if changed:
                 switch(link, generation)
-            removed, kept = _tidy(base_dir, _older(base_dir, generation, name))
+            removed, kept = _tidy(base_dir, _older(base_dir, generation, name, previous))
     return dict(changed=changed or bool(removed), previous=previous, removed=removed, kept=kept)
 
 
-def _older(base_dir, generation, name):
-    """Return the generations of the same series that were made before; a newer one is another run's."""
-    series, made = series_of(name["product"], name["version"]), []
+def _older(base_dir, generation, name, previous):
+    """Return the generations of the same series that were made before, and the one that the link led to. Another one
+    that is newer is another run's, which has not come to its link yet."""
+    series, made, seen = series_of(name["product"], name["version"]), [], False
     for path in generations(base_dir, name["product"]):  # the oldest first
         if os.path.basename(path) == os.path.basename(generation):
-            break
+            seen = True
+            continue
         said = describe_name(path)
-        if series_of(said["product"], said["version"]) == series and said["cuda_major"] == name["cuda_major"]:
+        same = series_of(said["product"], said["version"]) == series and said["cuda_major"] == name["cuda_major"]
+        if same and (not seen or os.path.basename(path) == os.path.basename(previous or "")):
             made.append(path)
-    else:
-        return []  # it is not there yet, so nothing can be told
-    return made
+    return made if seen else []  # one that is not there yet tells nothing
 
 
 def default(params, check_mode):

@@ -401,6 +401,9 @@ def test_a_newer_generation_is_another_runs_and_stays(cuda_archive: ModuleType, 
     link = str(tmp_path / "cuda-12.9")
     assert cuda_archive.activate(options(tmp_path, link=link, generation=generation), False)["removed"] == []
     assert cuda_archive.activate(options(tmp_path, link=link, generation=newer), False)["removed"] == [generation]
+    # On the way back the newer one is what the link led to.
+    shutil.copytree(newer, generation, symlinks=True)
+    assert cuda_archive.activate(options(tmp_path, link=link, generation=generation), False)["removed"] == [newer]
 
 
 def test_a_manifest_that_cannot_be_read_costs_nobody_a_toolkit(
