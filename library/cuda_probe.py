@@ -102,6 +102,7 @@ from ansible.module_utils.cuda_store import Failed
 from ansible.module_utils.cuda_workshop import Workshop, last_words
 
 _DISTRIBUTION = "/usr/lib/cuda"
+_DISTRIBUTIONS_NVCC = "/usr/bin/nvcc"
 #: What CUDA's error numbers mean for people.
 _ERRORS = {
     2: "the GPU's memory is full: jobs of others may hold it",
@@ -235,7 +236,8 @@ def _nvcc(row):
     own = os.path.join(row["path"], "bin", "nvcc")
     if row["nvcc"]:
         return row["nvcc"]
-    return "/usr/bin/nvcc" if row["path"] == _DISTRIBUTION and not os.path.exists(own) else own
+    # Debian's is a script that chooses the compiler; the program behind it knows of none.
+    return _DISTRIBUTIONS_NVCC if row["path"] == _DISTRIBUTION and os.path.exists(_DISTRIBUTIONS_NVCC) else own
 
 
 def _nvcc_version(checks, workshop, row):

@@ -86,6 +86,18 @@ def test_removal_takes_all_that_the_installer_left_and_puts_the_default_back(
     assert host.must("readlink /usr/local/cuda").strip() == "/opt/theirs"
 
 
+def test_what_somebody_else_has_at_its_place_is_refused_however_often_it_is_tried(
+    lab: Any, host: CudaHost, variables: Any, installed: Any
+) -> None:
+    host.must("mkdir /usr/local/cuda-13.0 && echo precious > /usr/local/cuda-13.0/theirs")
+    for arguments in (["--check"], [], []):
+        done = lab.provision(host, variables, *arguments)
+        refused(done.output, "installer", "/usr/local/cuda-13.0", "was not made by this project")
+    assert host.must("cat /usr/local/cuda-13.0/theirs") == "precious\n"
+    assert host.run("ls /var/lib/gpulab/cuda_toolkit.json").status == 2
+    host.must("rm -r /usr/local/cuda-13.0")
+
+
 def test_a_user_without_root_is_told_that_an_installer_needs_it(lab: Any, variables: Any) -> None:
     host = lab.host("userrun", "compiler", user="bob")
     try:
