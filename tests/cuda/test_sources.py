@@ -131,7 +131,7 @@ def test_a_toolkit_of_somebody_else_is_taken_as_it_is(lab: Any, runfile: Any) ->
     "GPULAB_TEST_LONG" not in os.environ, reason="Debian's toolkit is 1.6 GB of packages: ./test --long"
 )
 def test_debians_own_toolkit_compiles(lab: Any) -> None:
-    host = lab.host("distro")
+    host = lab.host("distro", "compiler")
     try:
         wanted = lab.variables(["11.8"], stack_cuda_source="distro")
         done = lab.provision(host, wanted, timeout=3600)

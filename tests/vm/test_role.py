@@ -81,7 +81,8 @@ def cut_while_it_builds(machine: VirtualMachine) -> Iterator[list[float]]:
     def cut_and_restore() -> None:
         deadline = time.monotonic() + 400
         while time.monotonic() < deadline:
-            if machine.ssh("pgrep dpkg >/dev/null && pgrep -f dkms >/dev/null").status == 0:
+            # Not dpkg-query, and not the very shell that asks.
+            if machine.ssh("pgrep -x dpkg >/dev/null && pgrep -f '[d]kms' >/dev/null").status == 0:
                 machine.cut()
                 cut.append(time.monotonic())
                 time.sleep(20)

@@ -320,7 +320,7 @@ def usable_compiler(one: Mapping[str, Any], compilers: Mapping[str, Any] | None,
     """Tell whether a host has, as far as is known, a compiler that nvcc of a toolkit takes."""
     if one.get("host_compiler") and tell_nvcc:
         return True
-    if compilers is None or one["source"] == "distro":  # a distribution's toolkit brings the compiler that it takes
+    if compilers is None:
         return True
     major = (compilers.get("default") or {}).get("major")
     newest = str(one.get("gcc_max") or "").split(".")[0]
