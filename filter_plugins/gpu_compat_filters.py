@@ -253,6 +253,11 @@ def lacking_space(free: Any, purpose: str) -> list[str]:
     return gpu_compat.lacking_space(_native(free), purpose)
 
 
+def taking_own_compiler(toolkits: Any, compilers: Any) -> list[str]:
+    """See gpu_compat_taking_own_compiler.yml."""
+    return gpu_compat.taking_own_compiler(_native(toolkits), _native(compilers))
+
+
 def provided(planned: Any, facts: Any, unavailable: Any = ()) -> dict[str, Any]:
     """See gpu_compat_provided.yml."""
     return gpu_compat.provided(_native(planned), _native(facts), _native(unavailable))
@@ -274,6 +279,7 @@ class FilterModule:
             "gpu_compat_check": _explained(check),
             "gpu_compat_plan": _explained(plan),
             "gpu_compat_fleet": _explained(plan_fleet),
+            "gpu_compat_taking_own_compiler": _explained(taking_own_compiler),
             "gpu_compat_text": _explained(text),
             "gpu_compat_refusals": _explained(refusals),
             "gpu_compat_change": _explained(change),

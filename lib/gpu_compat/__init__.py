@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from gpu_compat.change import change, provided
+from gpu_compat.compilers import taking_own_compiler
 from gpu_compat.doctor import doctor_text, examine
 from gpu_compat.errors import CompatError, Mistake
 from gpu_compat.fleet import check_requests
@@ -28,4 +29,5 @@ __all__ = [
     "read_request",
     "removal",
     "removal_cuda",
+    "taking_own_compiler",
 ]

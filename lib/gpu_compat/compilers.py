@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpu_compat.hosts import Host
@@ -54,6 +55,21 @@ def host_compiler(toolkit: Toolkit, host: Host, tables: Tables) -> tuple[dict[st
         )
     none = "the user who logs in can install none" if host.scope == "user" else "none that old is known for it"
     return None, f"{accepts}; {has}, and {none}: nothing will compile until there is one"
+
+
+def taking_own_compiler(toolkits: Iterable[Mapping[str, Any]], compilers: Mapping[str, Any] | None) -> list[str]:
+    """Return the paths of planned toolkits whose nvcc takes the compiler that shells find first on a host.
+
+    Args:
+        toolkits: rows of ``plan.cuda_toolkits``.
+        compilers: what the facts say of compilers now; where they say nothing, none is ruled out.
+    """
+    if compilers is None:
+        return [row["path"] for row in toolkits]
+    own = compilers.get("default")
+    if not own:
+        return []
+    return [row["path"] for row in toolkits if own["major"] is None or not _is_newer(own["major"], row["gcc_max"])]
 
 
 def _entry(row: Row) -> dict[str, Any]:

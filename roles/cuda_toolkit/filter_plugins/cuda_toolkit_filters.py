@@ -316,27 +316,15 @@ def refused_extras(extras: Sequence[str], default: Mapping[str, Any]) -> list[st
     return told
 
 
-def usable_compiler(one: Mapping[str, Any], compilers: Mapping[str, Any] | None, tell_nvcc: bool) -> bool:
-    """Tell whether a host has, as far as is known, a compiler that nvcc of a toolkit takes."""
-    if one.get("host_compiler") and tell_nvcc:
-        return True
-    if compilers is None:
-        return True
-    major = (compilers.get("default") or {}).get("major")
-    newest = str(one.get("gcc_max") or "").split(".")[0]
-    return bool(compilers.get("default")) and not (
-        str(major).isdigit() and newest.isdigit() and int(str(major)) > int(newest)
-    )
-
-
 def to_probe(
-    planned: Iterable[Mapping[str, Any]], compilers: Mapping[str, Any] | None, gpu: bool, tell_nvcc: bool
+    planned: Iterable[Mapping[str, Any]], taking_own: Sequence[str], gpu: bool, tell_nvcc: bool
 ) -> list[dict[str, Any]]:
     """Return what the module cuda_probe shall look at.
 
     Args:
         planned: the toolkits of the plan.
-        compilers: what the host has; where none fits, nothing is compiled (the plan has said so).
+        taking_own: paths of those whose nvcc takes the host's own compiler. Where neither that one nor one of the plan
+            fits, nothing is compiled (the plan has said so).
         gpu: there is a GPU that programs can use.
         tell_nvcc: nvcc is told of the compiler of the plan.
     """
@@ -352,7 +340,7 @@ def to_probe(
                 "architectures": list(one.get("architectures") or ()),
                 "cxx": (one.get("host_compiler") or {}).get("cxx") if tell_nvcc else None,
                 "run": gpu,
-                "compiles": nvcc and usable_compiler(one, compilers, tell_nvcc),
+                "compiles": nvcc and (bool(one.get("host_compiler") and tell_nvcc) or one["path"] in taking_own),
             }
         )
     return rows

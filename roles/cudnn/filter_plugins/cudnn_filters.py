@@ -76,21 +76,21 @@ def generation(store: Iterable[Mapping[str, Any]] | None, one: Mapping[str, Any]
     return max(found)
 
 
-def compiler_of(toolkit: Mapping[str, Any], compilers: Mapping[str, Any] | None) -> tuple[bool, str | None]:
+def compiler_of(
+    toolkit: Mapping[str, Any], compilers: Mapping[str, Any] | None, taking_own: Sequence[str]
+) -> tuple[bool, str | None]:
     """Tell whether a host has a compiler that a toolkit takes, as far as is known, and which one nvcc is told of."""
     told = (toolkit.get("host_compiler") or {}).get("cxx")
-    if compilers is None:
-        return True, told
     if told:
-        return any(row.get("cxx") == told for row in compilers.get("gcc") or ()), told
-    major = str((compilers.get("default") or {}).get("major"))
-    newest = str(toolkit.get("gcc_max") or "").split(".")[0]
-    fits = not (major.isdigit() and newest.isdigit() and int(major) > int(newest))
-    return bool(compilers.get("default")) and fits, None
+        return compilers is None or any(row.get("cxx") == told for row in compilers.get("gcc") or ()), told
+    return toolkit["path"] in taking_own, None
 
 
 def to_probe(
-    planned: Iterable[Mapping[str, Any]], toolkits: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+    planned: Iterable[Mapping[str, Any]],
+    toolkits: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    taking_own: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Return what the module cuda_probe shall load and link.
 
@@ -98,6 +98,7 @@ def to_probe(
         planned: the cuDNN entries of the plan.
         toolkits: the toolkits of the plan; a program is built with one of the same CUDA major.
         facts: what the host is now.
+        taking_own: paths of the toolkits whose nvcc takes the host's own compiler.
     """
     rows = []
     for one in planned:
@@ -112,7 +113,7 @@ def to_probe(
         else:
             places = _packaged(one, beside, facts)
         for library, include, toolkit in places:
-            fits, cxx = compiler_of(toolkit, facts.get("compilers")) if toolkit else (False, None)
+            fits, cxx = compiler_of(toolkit, facts.get("compilers"), taking_own) if toolkit else (False, None)
             rows.append(
                 {
                     "version": one["version"],

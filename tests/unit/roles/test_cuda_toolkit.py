@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 import pytest
+from gpu_compat import taking_own_compiler
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "cuda_toolkit"
 
@@ -150,7 +151,8 @@ def test_modulefiles_go_where_a_module_system_reads_them(filters: ModuleType) ->
 def test_a_toolkit_is_asked_to_compile_only_with_nvcc_and_a_compiler_that_it_takes(
     filters: ModuleType, row: dict[str, Any], compilers: dict[str, Any] | None, compiles: bool
 ) -> None:
-    (probed,) = filters.to_probe([toolkit("12.4", **row)], compilers, False, True)
+    planned = [toolkit("12.4", **row)]
+    (probed,) = filters.to_probe(planned, taking_own_compiler(planned, compilers), False, True)
     assert probed["compiles"] is compiles
     assert bool(filters.not_proven([probed])) is not compiles
 

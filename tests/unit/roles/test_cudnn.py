@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
+from gpu_compat import taking_own_compiler
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "cudnn"
 
@@ -39,6 +40,11 @@ TOOLKIT = {"path": "/usr/local/cuda-12.9", "major": 12, "series": "12.9", "gcc_m
 COMPILERS = {"default": {"cc": "/usr/bin/gcc", "major": "13"}, "gcc": [{"major": "12", "cxx": "/usr/bin/g++-12"}]}
 
 
+def to_probe(filters: ModuleType, entry: Any, toolkit: Any, cudnn: Any = ()) -> Any:
+    facts = {"compilers": COMPILERS, "cudnn": cudnn}
+    return filters.to_probe([entry], [toolkit], facts, taking_own_compiler([toolkit], COMPILERS))
+
+
 def test_packages_are_asked_for_at_the_planned_version(filters: ModuleType) -> None:
     assert filters.at_version([PACKAGED], "=") == ["cudnn9-cuda-12=9.13.0.50-*"]
     assert filters.at_version([{**PACKAGED, "package_version": None}], "-") == ["cudnn9-cuda-12"]
@@ -53,16 +59,16 @@ def test_the_generation_is_a_complete_one_with_the_planned_digest(filters: Modul
 
 
 def test_an_unpacked_one_is_proven_in_each_toolkit(filters: ModuleType) -> None:
-    (row,) = filters.to_probe([ENTRY], [TOOLKIT], {"compilers": COMPILERS})
+    (row,) = to_probe(filters, ENTRY, TOOLKIT)
     assert row["library"] == "/usr/local/cuda-12.9/lib64/libcudnn.so.9"
     assert (row["toolkit"], row["cxx"]) == ("/usr/local/cuda-12.9", None)
 
 
 def test_without_a_compiler_that_the_toolkit_takes_nothing_is_linked(filters: ModuleType) -> None:
-    (row,) = filters.to_probe([ENTRY], [{**TOOLKIT, "gcc_max": "12"}], {"compilers": COMPILERS})
+    (row,) = to_probe(filters, ENTRY, {**TOOLKIT, "gcc_max": "12"})
     assert row["toolkit"] is None
     told = {**TOOLKIT, "host_compiler": {"cxx": "/usr/bin/g++-12"}}
-    (row,) = filters.to_probe([ENTRY], [told], {"compilers": COMPILERS})
+    (row,) = to_probe(filters, ENTRY, told)
     assert (row["toolkit"], row["cxx"]) == ("/usr/local/cuda-12.9", "/usr/bin/g++-12")
 
 
@@ -73,10 +79,10 @@ def test_one_from_packages_is_found_where_its_package_put_it(filters: ModuleType
         {"path": "/opt/libcudnn.so.9.13.0", "version": "9.13.0", "kind": "library", "package": None},
         {"path": "/x/libcudnn.so.9.13.0", "version": "9.13.0", "kind": "library", "package": "libcudnn9-cuda-13"},
     ]
-    (row,) = filters.to_probe([PACKAGED], [TOOLKIT], {"compilers": COMPILERS, "cudnn": found})
+    (row,) = to_probe(filters, PACKAGED, TOOLKIT, found)
     assert (row["library"], row["include"]) == ("/usr/lib/libcudnn.so.9.13.0", "/usr/include")
     with pytest.raises(AnsibleFilterError, match="no package of it has a library"):
-        filters.to_probe([PACKAGED], [TOOLKIT], {"compilers": COMPILERS, "cudnn": found[2:]})
+        to_probe(filters, PACKAGED, TOOLKIT, found[2:])
 
 
 def test_environments_that_are_there_are_looked_into(filters: ModuleType) -> None:
