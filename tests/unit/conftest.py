@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,8 +32,24 @@ ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
 
 @pytest.fixture(scope="session")
+def filters_of_role() -> Callable[[str], ModuleType]:
+    """Load the filters of a role by its name; no loader of Ansible finds them without a play."""
+
+    def load(role: str) -> ModuleType:
+        name = f"{role}_filters"
+        return _load(f"gpulab_{name}", ROOT / "roles" / role / "filter_plugins" / f"{name}.py")
+
+    return load
+
+
+@pytest.fixture(scope="session")
 def store() -> ModuleType:
     return importlib.import_module("ansible.module_utils.environment_store")
+
+
+@pytest.fixture(scope="session")
+def cuda_filters() -> ModuleType:
+    return _load("gpulab_cuda_filters", ROOT / "filter_plugins" / "cuda_filters.py")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from ansible.utils.vars import transform_to_native_types
@@ -31,44 +30,6 @@ def toolkit_text(one: Mapping[str, Any]) -> str:
     """Say what happens to one toolkit of a change."""
     before = f"{one['from']} -> " if one.get("from") and one["from"] != one["version"] else ""
     return f"CUDA {one['series']}: {before}{one['version']} at {one['path']}, from {one['source']}: {one['why']}"
-
-
-def at_version(toolkits: Iterable[Mapping[str, Any]], joint: str) -> list[str]:
-    """Return what to ask a package manager for; ``joint`` is before the version, ``=`` for apt, ``-`` for dnf."""
-    return [
-        f"{name}{joint}{row['package_version']}" if row.get("package_version") else name
-        for row in toolkits
-        for name in row.get("packages") or ()
-    ]
-
-
-def held(packages: Mapping[str, Mapping[str, Any]] | None, patterns: Sequence[str]) -> list[str]:
-    """Return the installed packages that patterns name, each with its version, as dnf locks them.
-
-    The parts of a toolkit have versions of their own, so a version of the toolkit would lock them out.
-    """
-    return [
-        f"{name}-{row['version']}.*"
-        for name, row in sorted((packages or {}).items())
-        if any(fnmatchcase(name, pattern) for pattern in patterns)
-    ]
-
-
-def manifest(planned: str, own: str) -> str:
-    """Return the address of a manifest, with the lab's own base address or directory in the place of NVIDIA's."""
-    return f"{own.rstrip('/')}/{planned.rsplit('/', 1)[-1]}" if own else planned
-
-
-def archive_text(row: Mapping[str, Any]) -> str:
-    """Name an archive as a person reads it: ``cuda_nvcc 13.0.88, 36 MB``."""
-    return f"{row['component']} {row['version']}, {size_text(row['size'])}"
-
-
-def size_text(size: int) -> str:
-    """Say a size as download pages do."""
-    if size >= 10**9:
-        return f"{size / 10**9:.1f} GB"
-    return f"{max(1, round(size / 10**6))} MB"
 
 
 def md5_of(sums: str, file: str) -> str:
@@ -355,16 +316,6 @@ def not_proven(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def probe_lines(checks: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Say what was proven, a line for each check."""
-    return [
-        f"{row['subject']}: {row['what']}" + (f" ({row['detail']})" if row.get("detail") else "")
-        if row.get("subject")
-        else f"{row['what']}" + (f" ({row['detail']})" if row.get("detail") else "")
-        for row in checks
-    ]
-
-
 def home_in(path: str, home: str) -> str:
     """Write out a leading ``~`` of a path."""
     return home.rstrip("/") + path[1:] if path == "~" or path.startswith("~/") else path
@@ -387,11 +338,6 @@ class FilterModule:
         plain = {
             "step_text": step_text,
             "text": toolkit_text,
-            "at_version": at_version,
-            "locks": held,
-            "manifest": manifest,
-            "archive_text": archive_text,
-            "size_text": size_text,
             "md5_of": md5_of,
             "installer_text": installer_text,
             "secure_path": secure_path,
@@ -404,7 +350,6 @@ class FilterModule:
             "refused_extras": refused_extras,
             "to_probe": to_probe,
             "not_proven": not_proven,
-            "probe_lines": probe_lines,
             "home_in": home_in,
         }
         return {f"cuda_toolkit_{name}": _on_plain(function) for name, function in plain.items()}

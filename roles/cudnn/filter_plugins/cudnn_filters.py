@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -26,37 +25,6 @@ def entry_text(one: Mapping[str, Any]) -> str:
     """Say what happens to the cuDNN of one CUDA major."""
     before = f"{one['from']} -> " if one.get("from") and one["from"] != one["version"] else ""
     return f"cuDNN for CUDA {one['cuda_major']}: {before}{one['version']}, from {one['source']}: {one['why']}"
-
-
-def at_version(planned: Iterable[Mapping[str, Any]], joint: str) -> list[str]:
-    """Return what to ask a package manager for; ``joint`` is before the version, ``=`` for apt, ``-`` for dnf."""
-    return [
-        f"{name}{joint}{row['package_version']}" if row.get("package_version") else name
-        for row in planned
-        for name in row.get("packages") or ()
-    ]
-
-
-def locks(packages: Mapping[str, Mapping[str, Any]] | None, patterns: Sequence[str]) -> list[str]:
-    """Return the installed packages that patterns name, each with its version, as dnf locks them."""
-    return [
-        f"{name}-{row['version']}.*"
-        for name, row in sorted((packages or {}).items())
-        if any(fnmatchcase(name, pattern) for pattern in patterns)
-    ]
-
-
-def manifest(planned: str, own: str) -> str:
-    """Return the address of a manifest, with the lab's own base address or directory in the place of NVIDIA's."""
-    return f"{own.rstrip('/')}/{planned.rsplit('/', 1)[-1]}" if own else planned
-
-
-def archive_text(row: Mapping[str, Any]) -> str:
-    """Name an archive as a person reads it: ``cudnn 9.13.0.50, 1.0 GB``."""
-    size = row["size"]
-    return f"{row['component']} {row['version']}, " + (
-        f"{size / 10**9:.1f} GB" if size >= 10**9 else f"{max(1, round(size / 10**6))} MB"
-    )
 
 
 def generation(store: Iterable[Mapping[str, Any]] | None, one: Mapping[str, Any]) -> str:
@@ -182,16 +150,6 @@ def environments(
     return rows
 
 
-def probe_lines(checks: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Say what was proven, a line for each check."""
-    return [
-        (f"{row['subject']}: " if row.get("subject") else "")
-        + row["what"]
-        + (f" ({row['detail']})" if row.get("detail") else "")
-        for row in checks
-    ]
-
-
 def record(noted: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is written down: before the steps what they are about to do, after them what is there.
 
@@ -248,14 +206,9 @@ class FilterModule:
         plain = {
             "step_text": step_text,
             "text": entry_text,
-            "at_version": at_version,
-            "locks": locks,
-            "manifest": manifest,
-            "archive_text": archive_text,
             "generation": generation,
             "to_probe": to_probe,
             "environments": environments,
-            "probe_lines": probe_lines,
             "record": record,
             "with_interrupted": with_interrupted,
         }

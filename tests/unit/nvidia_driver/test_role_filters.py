@@ -3,25 +3,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-ROLE = Path(__file__).resolve().parents[3] / "roles" / "nvidia_driver"
-
 
 @pytest.fixture(scope="module")
-def filters() -> ModuleType:
-    path = ROLE / "filter_plugins" / "nvidia_driver_filters.py"
-    spec = importlib.util.spec_from_file_location("gpulab_nvidia_driver_filters", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def filters(filters_of_role: Callable[[str], ModuleType]) -> ModuleType:
+    return filters_of_role("nvidia_driver")
 
 
 DRIVER = {"version": "580.126.09", "licenses": {"nvidia": "Dual MIT/GPL"}}

@@ -295,7 +295,7 @@ def test_table_says_when_a_verdict_was_used_again() -> None:
 
 
 def test_every_filter_has_documentation_that_ansible_doc_can_read() -> None:
-    for plugin in ("gpu_compat_filters", "report_filters"):
+    for plugin in ("cuda_filters", "gpu_compat_filters", "report_filters"):
         names = [path.stem for path in (ROOT / "filter_plugins").glob("*.yml")]
         source = (ROOT / "filter_plugins" / f"{plugin}.py").read_text()
         registered = [

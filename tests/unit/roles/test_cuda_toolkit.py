@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,14 +18,8 @@ ROLE = Path(__file__).resolve().parents[3] / "roles" / "cuda_toolkit"
 
 
 @pytest.fixture(scope="module")
-def filters() -> ModuleType:
-    path = ROLE / "filter_plugins" / "cuda_toolkit_filters.py"
-    spec = importlib.util.spec_from_file_location("gpulab_cuda_toolkit_filters", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def filters(filters_of_role: Callable[[str], ModuleType]) -> ModuleType:
+    return filters_of_role("cuda_toolkit")
 
 
 def toolkit(series: str, source: str = "redist", **others: Any) -> dict[str, Any]:
@@ -54,32 +48,6 @@ def test_a_step_names_the_packages_that_come_and_go(filters: ModuleType) -> None
     planned = [toolkit("12.9", "nvidia_repo"), toolkit("12.4", "nvidia_repo")]
     said = filters.step_text({"step": "packages", "why": "it is missing"}, change, planned)
     assert said == "packages: it is missing (removes nvidia-cuda-toolkit, installs cuda-toolkit-12-9)"
-
-
-def test_packages_are_asked_for_at_the_planned_version(filters: ModuleType) -> None:
-    planned = [toolkit("12.9", "nvidia_repo"), toolkit("11.8", "distro", packages=["nvidia-cuda-toolkit"])]
-    assert filters.at_version(planned, "=") == ["cuda-toolkit-12-9=12.9.1-*", "nvidia-cuda-toolkit"]
-    assert filters.at_version(planned, "-")[0] == "cuda-toolkit-12-9-12.9.1-*"
-
-
-def test_dnf_locks_each_package_at_its_own_version(filters: ModuleType) -> None:
-    packages = {"cuda-nvcc-12-9": {"version": "12.9.86-1"}, "libcublas-12-9": {"version": "12.9.1.4-1"}, "x": {}}
-    assert filters.held(packages, ["cuda-*-12-9", "lib*-12-9"]) == [
-        "cuda-nvcc-12-9-12.9.86-1.*",
-        "libcublas-12-9-12.9.1.4-1.*",
-    ]
-
-
-def test_a_mirror_takes_the_place_of_nvidias_address(filters: ModuleType) -> None:
-    theirs = "https://nvidia.example/compute/cuda/redist/redistrib_12.9.1.json"
-    assert filters.manifest(theirs, "") == theirs
-    assert filters.manifest(theirs, "/srv/redist/") == "/srv/redist/redistrib_12.9.1.json"
-
-
-def test_an_archive_is_named_with_its_size(filters: ModuleType) -> None:
-    row = {"component": "cuda_nvcc", "version": "13.0.88", "size": 36_400_000}
-    assert filters.archive_text(row) == "cuda_nvcc 13.0.88, 36 MB"
-    assert filters.archive_text({**row, "size": 1_250_000_000}) == "cuda_nvcc 13.0.88, 1.2 GB"
 
 
 def test_the_sum_of_a_runfile_is_found_in_nvidias_list(filters: ModuleType) -> None:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -12,18 +11,10 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from gpu_compat import taking_own_compiler
 
-ROLE = Path(__file__).resolve().parents[3] / "roles" / "cudnn"
-
 
 @pytest.fixture(scope="module")
-def filters() -> ModuleType:
-    path = ROLE / "filter_plugins" / "cudnn_filters.py"
-    spec = importlib.util.spec_from_file_location("gpulab_cudnn_filters", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def filters(filters_of_role: Callable[[str], ModuleType]) -> ModuleType:
+    return filters_of_role("cudnn")
 
 
 ENTRY: dict[str, Any] = {
@@ -43,11 +34,6 @@ COMPILERS = {"default": {"cc": "/usr/bin/gcc", "major": "13"}, "gcc": [{"major":
 def to_probe(filters: ModuleType, entry: Any, toolkit: Any, cudnn: Any = ()) -> Any:
     facts = {"compilers": COMPILERS, "cudnn": cudnn}
     return filters.to_probe([entry], [toolkit], facts, taking_own_compiler([toolkit], COMPILERS))
-
-
-def test_packages_are_asked_for_at_the_planned_version(filters: ModuleType) -> None:
-    assert filters.at_version([PACKAGED], "=") == ["cudnn9-cuda-12=9.13.0.50-*"]
-    assert filters.at_version([{**PACKAGED, "package_version": None}], "-") == ["cudnn9-cuda-12"]
 
 
 def test_the_generation_is_a_complete_one_with_the_planned_digest(filters: ModuleType) -> None:
