@@ -405,19 +405,13 @@ def _toolkit_from_source(
             "source_vs_cuda",
             lambda toolkit: toolkit is None or is_available(toolkit, host, tables),
             "request.cuda_source",
-            *_resting_on(source, host),
+            # What a distribution has is of no host whose system is not known, so no fact less would make it possible.
+            *(("host.cuda",) if source == "existing" and not host.declared else ()),
             text=f"cuda_source: {source} is asked for, and {_source_words(source, host, tables)}",
             source=_where_from(host, tables),
         )
     if source not in ("auto", *ROOTLESS) and host.scope == "user":
         _needs_root(problem, package, "cuda_source", source)
-
-
-def _resting_on(source: str, host: Host) -> tuple[str, ...]:
-    """Return the facts that say what a source has; what is not known is none."""
-    if source == "distro":
-        return ("host.os",) if host.os_name else ()
-    return ("host.cuda",) if source == "existing" and not host.declared else ()
 
 
 def _needs_root(problem: Problem, package: str, key: str, source: str) -> None:
@@ -569,7 +563,6 @@ def _add_cudnn(
             "source_vs_cuda",
             lambda _: False,
             "request.cudnn_source",
-            *_resting_on("distro", host),
             text=f"cudnn_source: distro is asked for, and no cuDNN of {name}'s own is known",
             source="table cuda.distribution",
         )
