@@ -20,19 +20,17 @@ import errno
 import fcntl
 import json
 import os
-import re
 import shutil
 import time
 
+from ansible.module_utils.host_cuda import GENERATION, MANIFEST
 from ansible.module_utils.host_files import Child
 
-MANIFEST = "archive.json"
 MIB = 1024 * 1024
 #: How long to wait for another run on the same host; a killed controller may have left its last step running.
 LOCK_SECONDS = 30
 #: For how long to ask about one process.
 _PATIENCE = 3
-_NAME = re.compile(r"(cuda|cudnn)-(\d+(?:\.\d+)+)(?:-cuda(\d+))?-(\d{8}T\d{6}Z)(?:-(\d+))?$")
 _ALTERNATIVES = "/etc/alternatives"
 _HANGS = "unknown: it hangs in the kernel"
 #: Descriptors of the locks that are held.
@@ -62,7 +60,7 @@ def generations(base_dir, product=None):
     """Return the paths of all generations, oldest first."""
     store = store_path(base_dir)
     try:
-        names = [name for name in os.listdir(store) if _NAME.match(name)]
+        names = [name for name in os.listdir(store) if GENERATION.fullmatch(name)]
     except FileNotFoundError:
         return []
     paths = [os.path.join(store, name) for name in sorted(names, key=_age_key)]
@@ -71,13 +69,13 @@ def generations(base_dir, product=None):
 
 
 def _age_key(name):
-    found = _NAME.match(name)
+    found = GENERATION.fullmatch(name)
     return found.group(4), int(found.group(5) or 0), name
 
 
 def describe_name(path):
     """Return what the name of a generation tells: product, version, cuda_major."""
-    found = _NAME.match(os.path.basename(path))
+    found = GENERATION.fullmatch(os.path.basename(path))
     product, version, major = found.group(1, 2, 3)
     return dict(product=product, version=version, cuda_major=int(major or version.split(".")[0]))
 

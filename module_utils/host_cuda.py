@@ -13,7 +13,8 @@ MANIFEST = "archive.json"
 #: A manifest names every file of a toolkit: some ten thousand.
 _LARGEST_MANIFEST = 16 * 1024 * 1024
 _LARGEST_HEADER = 1024 * 1024
-_GENERATION = re.compile(r"(cuda|cudnn)-(\d+(?:\.\d+)+)(?:-cuda(\d+))?-\d{8}T\d{6}Z(?:-\d+)?")
+#: What a generation is called: product, version, CUDA's major (of cuDNN), time, a number where that was taken.
+GENERATION = re.compile(r"(cuda|cudnn)-(\d+(?:\.\d+)+)(?:-cuda(\d+))?-(\d{8}T\d{6}Z)(?:-(\d+))?")
 #: Of the files in a manifest: what programs are run and libraries are loaded from.
 _LOOKED_AT = re.compile(r"(nvvm/)?bin/[^/]+$|(nvvm/)?lib(64)?/[^/]+\.so[^/]*$")
 _MOST_DAMAGED = 5
@@ -181,7 +182,7 @@ class Store:
         self.rows = [
             self._row(name)
             for name in files.names(self.place)
-            if _GENERATION.fullmatch(name) and files.is_dir(place := f"{self.place}/{name}") and not files.link(place)
+            if GENERATION.fullmatch(name) and files.is_dir(place := f"{self.place}/{name}") and not files.link(place)
         ]
         self.by_name = {row["name"]: row for row in self.rows}
 
@@ -211,7 +212,7 @@ class Store:
 
     def _row(self, name):
         place = f"{self.place}/{name}"
-        product, version, major = _GENERATION.fullmatch(name).groups()
+        product, version, major = GENERATION.fullmatch(name).group(1, 2, 3)
         row = dict(
             name=name,
             product=product,

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpu_compat.driver_packages import in_family
 from gpu_compat.hosts import next_boot_kernel
-from gpu_compat.installed import written_by_others
+from gpu_compat.installed import drift
 from gpu_compat.versions import branch_of, same_version
 
 #: In the order in which they are taken.
@@ -280,17 +280,7 @@ class Comparison:
 
     def drift(self, step: str) -> list[str]:
         """Say which files of ours that a step writes were changed or removed by other hands."""
-        written = self.state.get("files")
-        found = []
-        for path, checksum in sorted((self.facts.get("managed") or {}).items()):
-            expected = written.get(path) if isinstance(written, Mapping) else None
-            if _writer(path) != step:
-                continue
-            if checksum is None:
-                found.append(f"{path} is gone")
-            elif expected is not None and checksum not in (expected, *written_by_others(self.facts, "driver", path)):
-                found.append(f"{path} was changed by hand")
-        return found
+        return [text for path, text in drift(self.facts, "driver") if _writer(path) == step]
 
     def is_planned(self, version: str) -> bool:
         """Tell whether a version is what the plan means, another one of the branch where an archive decides it."""

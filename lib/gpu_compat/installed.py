@@ -193,23 +193,33 @@ def is_set_up(facts: Mapping[str, Any], role: str) -> bool | None:
     return bool(known.get("noted")) if isinstance(known, Mapping) and "noted" in known else None
 
 
-def drift(facts: Mapping[str, Any], role: str) -> Iterable[tuple[str, str]]:
-    """Yield the files that a role wrote and other hands removed or changed, each with what happened to it."""
-    known = (facts.get("records") or {}).get(role) or {}
-    written = record(facts, role).get("files") or {}
-    for path, checksum in sorted((known.get("found") or {}).items()):
-        expected = written.get(path) if isinstance(written, Mapping) else None
+#: The parts of this project that keep a record of the files that they wrote.
+PARTS = ("driver", "cuda_toolkit", "cudnn")
+
+
+def drift(facts: Mapping[str, Any], part: str) -> Iterable[tuple[str, str]]:
+    """Yield the files that a part of this project wrote and other hands removed or changed, each with what happened to
+    it. Parts share the files of a repository, so what another part wrote is no change by hand."""
+    written, others = _written(facts, part), [_written(facts, name) for name in PARTS if name != part]
+    for path, checksum in sorted(_now(facts, part).items()):
+        expected = written.get(path)
         if checksum is None:
             yield path, f"{path} is gone"
-        elif expected is not None and checksum not in (expected, *written_by_others(facts, role, path)):
+        elif expected is not None and checksum not in (expected, *(files.get(path) for files in others)):
             yield path, f"{path} was changed by hand"
 
 
-def written_by_others(facts: Mapping[str, Any], role: str, path: str) -> list[str]:
-    """Return what other parts of this project wrote to a file, as a checksum each: they share the repository's."""
-    others = [record(facts, name) for name in ("cuda_toolkit", "cudnn") if name != role]
-    others += [facts.get("state") or {}] if role != "driver" else []
-    return [str(files[path]) for row in others if isinstance(files := row.get("files"), Mapping) and path in files]
+def _written(facts: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """Return the checksums of the files as a part wrote them."""
+    noted = facts.get("state") if part == "driver" else record(facts, part)
+    files = noted.get("files") if isinstance(noted, Mapping) else None
+    return files if isinstance(files, Mapping) else {}
+
+
+def _now(facts: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """Return the checksums of those files as they are, None for one that is missing."""
+    found = facts.get("managed") if part == "driver" else ((facts.get("records") or {}).get(part) or {}).get("found")
+    return found or {}
 
 
 def same_release(found: str | None, wanted: str) -> bool:

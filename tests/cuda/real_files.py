@@ -83,7 +83,7 @@ class Ranges(io.RawIOBase):
         self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
         return self.position
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview) -> int:
         last = min(self.position + len(buffer), self.size) - 1
         if last < self.position:
             return 0
