@@ -53,7 +53,8 @@ def faults(asked: list[str], lock: str) -> list[str]:
 def main() -> int:
     """Run from the command line; see the module's text."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    run, tests = project["dependencies"], project["optional-dependencies"]["test"]
+    extras = project["optional-dependencies"]
+    run, tests = project["dependencies"] + extras["report"], extras["test"]
     bundle = [line for line in (BUNDLE.with_suffix(".in")).read_text().splitlines() if not line.startswith("#")]
     found = []
     for path, asked in ((RUN, run), (TEST, run + tests), (BUNDLE, bundle)):

@@ -33,9 +33,9 @@ lock() { # lock <file> <what it is for> [uv option...]
 }
 
 lock requirements/run.lock "What ./provision installs into .venv." \
-  --universal --python-version 3.11 pyproject.toml
+  --universal --python-version 3.11 --extra report pyproject.toml
 lock requirements/test.lock "What ./test installs into .venv-test." \
-  --universal --python-version 3.11 --extra test pyproject.toml
+  --universal --python-version 3.11 --extra report --extra test pyproject.toml
 
 # Hosts whose architecture is not the control node's fetch uv themselves; hosts may have Python 3.8.
 sed -n 's/^ *"\(uv==[0-9.]*\)",$/\1/p' pyproject.toml |

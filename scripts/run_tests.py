@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from functools import cache
 from pathlib import Path
 
 from project_tree import ROOT, project_files
-from testbed import Bed, Unavailable
+from testbed import Bed, Unavailable, apt_install
 
 LAST_LINES = 60  # of a failed stage's output
 PLAIN = {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "TERM": "dumb"}  # no escape codes in captured output
@@ -174,6 +175,33 @@ def cuda() -> Outcome:
     return pytest("tests/cuda", "--verbose", "--durations=15", environment=engine_report())
 
 
+def unit() -> Outcome:
+    """Run the unit tests; those of the driver's library compile a stand-in for it."""
+    with_programs({"gcc": ["gcc", "libc6-dev"]})
+    return pytest("tests/unit", "--quiet", "--numprocesses=auto")
+
+
+def with_programs(packages: dict[str, list[str]]) -> None:
+    """Install what has programs that are missing, by the program's name; tests that go without them say so and skip."""
+    missing = [name for program, names in packages.items() if not shutil.which(program) for name in names]
+    if missing:
+        try:
+            apt_install(missing)
+        except Unavailable as reason:
+            print(f"    {reason}", flush=True)
+
+
+def frameworks() -> Outcome:
+    """Run the programs of the role validation in real frameworks, on the processor."""
+    return pytest("tests/frameworks", "--quiet", "--durations=10")
+
+
+def page() -> Outcome:
+    """Look at the lab's report in a real browser."""
+    with_programs({"chromium": ["chromium", "fonts-dejavu-core"], "chromedriver": ["chromium-driver"]})
+    return pytest("tests/page", "--quiet", "--durations=5")
+
+
 def virtual_machine() -> Outcome:
     """Run the role nvidia_driver on a machine with a real kernel, through real reboots."""
     return pytest("tests/vm", "--verbose", "--durations=0", "--durations-min=20")
@@ -221,8 +249,10 @@ STAGES = [
     Stage("mypy", "types of lib/ and scripts/", lambda: command("mypy", "lib", "scripts")),
     Stage("syntax", "Ansible reads every playbook", syntax),
     Stage("ansible-lint", "profile production", lambda: command("ansible-lint", "--offline")),
-    Stage("unit", "units, without any host", lambda: pytest("tests/unit", "--quiet", "--numprocesses=auto")),
+    Stage("unit", "units, without any host", unit),
     Stage("playbooks", "environments, with stand-in packages", lambda: pytest("tests/playbooks", "--quiet")),
+    Stage("page", "the lab's report in a real browser", page),
+    Stage("frameworks", "arithmetic and jobs in real frameworks, on the processor", frameworks),
     Stage("molecule", "site.yml on a fresh host, twice, then verified", molecule, needs_engine=True),
     Stage("containers", "./provision as a person runs it, and bad input", containers, needs_engine=True),
     Stage("driver", "drivers on hosts that pose as a lab's, and real builds", driver, needs_engine=True),

@@ -85,13 +85,15 @@ def provided(
 
     Returns:
         ``environments``: for the role ``validation``, each with ``python``, the path of its interpreter;
-        ``missing``: optional ones with the reason; ``absent``: names of required ones that are not on the host.
+        ``missing``: optional ones with the reason; ``absent``: names of required ones that are not on the host;
+        ``expected``: what the plan says of driver, GPUs and toolkits, for the same role.
     """
     reasons = {row["name"]: row["reason"] for row in (*planned["unavailable_environments"], *unavailable)}
     answer: dict[str, Any] = {
         "environments": [],
         "missing": [dict(row) for row in planned["unavailable_environments"]],
         "absent": [],
+        "expected": _expected(planned, facts),
     }
     for environment in planned["environments"]:
         found = facts["environments"].get(environment["name"])
@@ -120,3 +122,15 @@ def provided(
         else:
             answer["absent"].append(environment["name"])
     return answer
+
+
+def _expected(planned: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a validation on the host compares with and cannot know by itself."""
+    driver = planned["driver"]
+    wanted = ("version", "kernel_module", "source", "exact", "hold")
+    keys = ("bus", "vendor", "device", "product", "compute_capability")
+    return {
+        "driver": {key: driver[key] for key in wanted} if driver else None,
+        "gpus": [{key: gpu.get(key) for key in keys} for gpu in facts["gpus"] or ()],
+        "cuda_toolkits": [toolkit["version"] for toolkit in planned["cuda_toolkits"]],
+    }

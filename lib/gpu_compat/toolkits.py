@@ -115,14 +115,16 @@ def is_series(wish: str, version: str) -> bool:
 def toolkit_choices(wish: str, host: Host, request: Mapping[str, Any], tables: Tables) -> list[Toolkit]:
     """Return each release once with its source, and what is on the host already; the most wanted first.
 
-    Left alone, a release that NVIDIA offers for the system comes before one from an archive, and of a series the
-    toolkit that is there before any other.
+    Left alone, a release that NVIDIA offers for the system comes before one from an archive, and of a series somebody's
+    toolkit that is there before any other. Where a series was installed for this project, somebody's is not preferred:
+    ours would become somebody's own by it, and the next plan would choose again.
     """
     asked = request["cuda_source"]
     found = _existing(host, tables) if asked in ("auto", "existing") else []
     if asked == "distro":
         found += _of_distribution(host, tables)
     there = {toolkit.version for toolkit in found}
+    installed = {series for series, source, _, _ in host.toolkits if source != "other"}
     for toolkit in toolkits(tables):
         source = asked if asked != "auto" else _source(toolkit, host, tables)
         if source != "distro" or toolkit.version not in there:
@@ -131,7 +133,8 @@ def toolkit_choices(wish: str, host: Host, request: Mapping[str, Any], tables: T
     def preference(toolkit: Toolkit) -> tuple[object, ...]:
         beside = wish == "auto" and toolkit.path is None and not is_offered(toolkit.version, host)
         series = tuple(-part for part in numbers(toolkit.series))
-        return beside, series, toolkit.path is None, tuple(-part for part in numbers(toolkit.version))
+        preferred = toolkit.path is not None and toolkit.series not in installed
+        return beside, series, not preferred, tuple(-part for part in numbers(toolkit.version))
 
     return sorted(found, key=preference)
 

@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,8 +86,13 @@ class Key:
         with tempfile.TemporaryDirectory(prefix="gpg-") as short:
             place = Path(short) / "home"
             place.symlink_to(home)
-            command = ["gpg", "--batch", "--quiet", "--no-tty", "--homedir", str(place), *arguments]
-            done = subprocess.run(command, capture_output=True, check=False)
+            command = ["gpg", "--batch", "--quiet", "--no-tty", "--yes", "--homedir", str(place), *arguments]
+            # An agent that is just ending takes the socket of the next one with it; then there is nothing to talk to.
+            for _ in range(4):
+                done = subprocess.run(command, capture_output=True, check=False)
+                if b"connect to the agent" not in done.stderr:
+                    break
+                time.sleep(0.5)
             subprocess.run(["gpgconf", "--homedir", str(place), "--kill", "all"], capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout

@@ -152,6 +152,17 @@ def test_every_plan_that_is_carried_out_is_stable(facts: dict[str, Any], request
         assert found["cudnn"] is None
 
 
+def test_a_toolkit_that_was_installed_for_us_is_not_left_for_somebodys_of_its_series() -> None:
+    somebodys = {"path": "/usr/local/cuda", "real": "/usr/local/cuda", "version": "13.0.1", "default": False}
+    somebodys.update(link=False, ours=False, package=None, nvcc=True)
+    facts = bare_host("ubuntu2404", scope="system", gpus=[], cuda=[somebodys])
+    for wishes in ({"cuda_toolkits": ["13.0"], "cuda_source": "runfile"}, {"cuda_toolkits": ["13.0"]}):
+        facts = made(facts, plan_of(facts, **wishes))
+        again = plan_of(facts, **wishes)
+        assert (again["cuda_toolkits"][0]["source"], again["cuda_toolkits"][0]["version"]) == ("runfile", "13.0.3")
+        assert change(again, facts)["cuda_toolkit"] is None
+
+
 @given(hosts, wishes_of, st.lists(st.sampled_from(sorted(bare_host())), max_size=6))
 @settings(max_examples=150, deadline=None)
 def test_facts_that_lack_keys_are_planned_and_compared_without_a_traceback(

@@ -230,6 +230,7 @@ def test_change_is_empty_on_a_converged_host_and_explains_itself_elsewhere(facts
         ("old", "existing"),
     ]
     assert provided(answer, facts)["absent"] == ["torch"]
+    assert rows["expected"] == {"driver": None, "gpus": [], "cuda_toolkits": []}
 
 
 def test_the_same_input_gives_the_same_output(facts: dict[str, Any]) -> None:

@@ -125,8 +125,8 @@ def test_secure_boot(gpu_facts: ModuleType, root: Path) -> None:
 
 
 def test_scope_follows_the_privilege(gpu_facts: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_facts.shutil, "which", lambda name: None)
-    monkeypatch.setattr(gpu_facts.os, "geteuid", lambda: os.getuid() or 65534)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() or 65534)
     facts = gather(gpu_facts, root, scope="auto", user_base_dir="")
     assert facts["scope"] == "user"
     assert facts["base_dir"].endswith("/gpulab")

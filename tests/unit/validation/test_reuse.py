@@ -41,12 +41,55 @@ def proven(lab: Lab) -> Lab:
 
 
 def test_nothing_changed_nothing_runs(proven: Lab) -> None:
-    path = proven.base / "validation" / "verdict.json"
-    before = (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino)
+    before = proven.verdict()
     code, reply = proven.validate(environments=[managed(proven)])
     assert (code, reply["reused"], jobs_run(proven)) == (0, True, 1)
-    assert reply["document"] == json.loads(before[0])
-    assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == before
+    after = proven.verdict()
+    assert reply["document"] == after
+    for key in ("run_id", "finished", "results", "numerics", "performance", "fingerprint", "verdict", "log_directory"):
+        assert after[key] == before[key]
+    assert [after["tiers"][number]["reused"] for number in "03456"] == [False, True, True, True, False]
+    assert after["tiers"]["4"]["finished"] == before["tiers"]["4"]["finished"]
+
+
+def test_what_only_looks_is_looked_at_in_every_run(proven: Lab) -> None:
+    proven.write_facts(reboot={"required": True, "packages": ["linux-image-amd64"]})
+    code, reply = proven.validate(environments=[managed(proven)])
+    document = reply["document"]
+    assert (code, reply["reused"], jobs_run(proven)) == (0, True, 1)
+    assert document["verdict"]["status"] == "WARN"
+    assert document["tiers"]["0"]["status"] == "WARN"
+    proven.write_facts(reboot={"required": False, "packages": []})
+    assert proven.validate(environments=[managed(proven)])[1]["document"]["verdict"]["status"] == "PASS"
+    assert jobs_run(proven) == 1
+
+
+def test_a_look_alone_keeps_a_proof_of_any_age_and_makes_none(proven: Lab) -> None:
+    edit(proven, lambda document: document.update(finished="2020-01-01T00:00:00Z"))
+    code, reply = proven.validate("--tiers", "0-2", environments=[managed(proven)])
+    assert (code, reply["reused"], reply["document"]["finished"]) == (0, True, "2020-01-01T00:00:00Z")
+    code, reply = proven.validate("--tiers", "0-2", environments=[managed(proven)], job_seed=8)
+    assert (code, reply["reused"], jobs_run(proven)) == (2, False, 1)
+    rows = [row for row in reply["document"]["checks"] if row["id"] == "mnist.train"]
+    assert [(row["status"], row["reason_code"]) for row in rows] == [("UNKNOWN", "NOT_PROVEN")]
+    assert "job parameters" in rows[0]["message"]
+
+
+@pytest.mark.parametrize("words", ["3-4", "0-9", "all", ""])
+def test_tiers_that_nobody_knows_are_refused(lab: Lab, words: str) -> None:
+    code, reply = lab.validate("--tiers", words)
+    assert (code, reply["error"]["reason_code"]) == (3, "SETTINGS")
+
+
+def test_looks_do_not_take_away_the_logs_of_the_proof(proven: Lab) -> None:
+    logs = Path(proven.verdict()["log_directory"])
+    for _ in range(2):
+        proven.validate("--tiers", "0-2", environments=[managed(proven)])
+    assert sorted(path.name for path in logs.parent.iterdir()) == [logs.name]
+    for number in range(15):
+        (logs.parent / f"02{number:02}").mkdir()
+    proven.validate("--tiers", "0-2", environments=[managed(proven)])
+    assert (logs / "torch-pytorch.log").exists()
 
 
 @pytest.mark.parametrize(
@@ -120,11 +163,17 @@ def test_a_verdict_of_doubtful_age_is_not_used(proven: Lab, finished: Any) -> No
 
 
 @pytest.mark.parametrize("status", ["FAIL", "UNKNOWN", "SKIP", None])
-def test_only_pass_and_warn_are_used_again(proven: Lab, status: Any) -> None:
-    edit(proven, lambda document: document["verdict"].update(status=status))
-    assert proven.validate(environments=[managed(proven)])[1]["reused"] is False
-    edit(proven, lambda document: document["verdict"].update(status="WARN"))
-    assert proven.validate(environments=[managed(proven)])[1]["reused"] is True
+def test_only_what_was_computed_well_is_used_again(proven: Lab, status: Any) -> None:
+    def set_status(word: Any) -> None:
+        def change(document: dict[str, Any]) -> None:
+            next(row for row in document["checks"] if row["id"] == "num.repeat").update(status=word)
+
+        edit(proven, change)
+
+    set_status(status)
+    assert proven.validate("--dry-run", environments=[managed(proven)])[1]["reused"] is False
+    set_status("WARN")
+    assert proven.validate("--dry-run", environments=[managed(proven)])[1]["reused"] is True
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"verdict": 5}', '{"verdict": {"status": "PASS"}}'])

@@ -14,6 +14,8 @@ import time
 
 #: A job's result is a few kilobytes; whatever is larger was not written by a job of ours.
 RESULT_LIMIT = 1 << 20
+#: A verdict of a host with many GPUs and environments has some hundred checks.
+DOCUMENT_LIMIT = 1 << 25
 
 
 def write_atomically(path, content, mode=0o644):
@@ -60,9 +62,10 @@ def remove(path):
         os.unlink(path)
 
 
-def read_foreign_json(path):
+def read_foreign_json(path, limit=RESULT_LIMIT):
     """Read a JSON object that another user wrote.
 
+    :param limit: bytes that it may have
     :returns: the object, or None when there is no such file
     :raises ValueError: when it is not a plain file of reasonable size with one JSON object in it
     """
@@ -74,9 +77,9 @@ def read_foreign_json(path):
         raise ValueError("cannot be read: %s" % error.strerror) from error
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > RESULT_LIMIT:
-            raise ValueError("is not a plain file of at most %d bytes" % RESULT_LIMIT)
-        content = stream.read(RESULT_LIMIT)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            raise ValueError("is not a plain file of at most %d bytes" % limit)
+        content = stream.read(limit)
     answer = json.loads(content.decode("utf-8", "replace"))
     if not isinstance(answer, dict):
         raise ValueError("does not hold a JSON object")

@@ -36,7 +36,7 @@ class User:
         self.groups = os.getgrouplist(name, entry.pw_gid)
 
 
-def run(command, environment, directory, log_path, timeout, user=None):
+def run(command, environment, directory, log_path, timeout, user=None, grace=None):
     """Run a command to its end or to its time limit.
 
     :param command: the program and its arguments
@@ -45,7 +45,8 @@ def run(command, environment, directory, log_path, timeout, user=None):
     :param log_path: file that receives its output; appended to
     :param timeout: seconds
     :param user: the User it runs as; None for our own
-    :returns: an Outcome; this function never waits longer than ``timeout`` and twice GRACE
+    :param grace: seconds to wait after TERM and after KILL; None for GRACE
+    :returns: an Outcome; this function never waits longer than ``timeout`` and twice ``grace``
     """
     libc = ctypes.CDLL(None)
 
@@ -57,6 +58,7 @@ def run(command, environment, directory, log_path, timeout, user=None):
         os.umask(0o022)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a validator that is killed leaves no job behind
 
+    grace = GRACE if grace is None else grace
     started = time.monotonic()
     with open(log_path, "ab") as log:
         try:
@@ -71,9 +73,9 @@ def run(command, environment, directory, log_path, timeout, user=None):
     state = "finished"
     try:
         if not _ends_within(process, timeout):
-            state = _end(process)
+            state = _end(process, grace)
     except BaseException:
-        _end(process)  # we are being interrupted: take the job with us
+        _end(process, grace)  # we are being interrupted: take the job with us
         raise
     else:
         _signal_group(process, signal.SIGKILL)  # helpers that the job left behind
@@ -81,11 +83,11 @@ def run(command, environment, directory, log_path, timeout, user=None):
     return Outcome(state, code, time.monotonic() - started, tail(log_path))
 
 
-def _end(process):
+def _end(process, grace):
     """End a process and its group: politely, then not. Return "timeout", or "abandoned" when it cannot be ended."""
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         _signal_group(process, signal_number)
-        if _ends_within(process, GRACE):
+        if _ends_within(process, grace):
             _signal_group(process, signal.SIGKILL)
             return "timeout"
     return "abandoned"

@@ -9,8 +9,10 @@ import os
 import time
 
 import files
-import host
+from verdict import FIRST_COSTLY, SCHEMA_VERSION, worst_status
 
+#: Settings that say what is measured beside the arithmetic and the jobs.
+MEASURED = ("data_parallel", "performance", "diagnostics")
 #: Asks an interpreter what is installed for it, in a stable order.
 LIST_DISTRIBUTIONS = """
 import hashlib, importlib.metadata as metadata, sys
@@ -19,21 +21,23 @@ print(hashlib.sha256("\\n".join([sys.version, *found]).encode()).hexdigest())
 """
 
 
-def parts(settings, programs_sha256, boot_id, ask_interpreter):
+def parts(settings, programs_sha256, c, ask_interpreter):
     """Return what a verdict rests on, part by part: ``{what in words: digest}``.
 
+    :param c: the context of the checks, see validate.py
     :param ask_interpreter: function ``(python) -> text``: the output of LIST_DISTRIBUTIONS under that interpreter, or
         an empty string when it failed
     """
     answer = {
-        "boot of the host": boot_id or files.new_run_id(),
+        "boot of the host": c.facts["boot_id"] or files.new_run_id(),
         "validation programs": programs_sha256,
         "profile": settings["profile"] + (" simulated" if settings["simulated"] else ""),
-        "GPUs and driver": files.sha256_json(host.hardware()),
+        "GPUs and driver": files.sha256_json(_hardware(c)),
         "user of the jobs": settings["user"],
         "job parameters": files.sha256_json([settings[key] for key in sorted(settings) if key.startswith("job_")
                                              and key not in ("job_policy", "job_max_age_days", "job_timeout")]),
         "data set": _data(settings),
+        "what is measured": files.sha256_json([settings[key] for key in MEASURED]),
         "missing environments": files.sha256_json(sorted(row["name"] for row in settings["missing_environments"])),
     }  # fmt: skip
     for row in settings["environments"]:
@@ -50,6 +54,12 @@ def parts(settings, programs_sha256, boot_id, ask_interpreter):
         ]
         answer["environment " + row["name"]] = files.sha256_json([wanted, installed])
     return answer
+
+
+def _hardware(c):
+    """Return what must be the same for an earlier verdict to hold: GPUs by their own numbers, and the loaded driver."""
+    gpus = [[gpu.get(key) for key in ("bus", "vendor", "device")] for gpu in c.facts["gpus"] or ()]
+    return [gpus, [list(device[1:4]) for device in c.devices], (c.facts["driver"] or {}).get("loaded_version")]
 
 
 def _data(settings):
@@ -73,22 +83,33 @@ def _installed(python):
     return sorted(os.path.basename(path) for path in found)
 
 
-def why_not(previous, current, settings):
-    """Tell in words why an earlier verdict cannot be used again, or return None when it can.
+def why_not(previous, current, settings, only_looking=False):
+    """Tell in words why an earlier proof cannot be used again, or return None when it can.
+
+    What the tiers that only look found then does not matter: they are looked at again in every run.
 
     :param previous: the earlier document, or None
     :param current: what ``parts`` returned now
+    :param only_looking: nothing would be computed instead; then the proof's age does not matter, for age says when to
+        compute again, not that a proof is wrong
     """
-    if settings["job_policy"] == "always":
+    if settings["job_policy"] == "always" and not only_looking:
         return "validation_job_policy is always"
     if previous is None:
         return "there is no earlier verdict"
     verdict = previous.get("verdict")
-    status = verdict.get("status") if isinstance(verdict, dict) else None
+    if not isinstance(verdict, dict) or verdict.get("reason_code") or previous.get("schema_version") != SCHEMA_VERSION:
+        return "the earlier validation did not come to its end, or was made by another version"
+    checks = previous.get("checks")
+    costly = [row for row in checks if row["tier"] >= FIRST_COSTLY] if isinstance(checks, list) else []
+    status = worst_status(costly)
     if status not in ("PASS", "WARN"):
-        return "the earlier verdict is %s" % status
+        return "what was computed then ended with %s" % status
+    if any(row["id"] == "xid" and row["status"] == "FAIL" for row in checks):
+        # Unlike all else that is looked at, a report is news only once: without new proof it would pass as history.
+        return "the driver reported a fault after that (Xid)"
     age = _age_days(previous.get("finished"))
-    if age is None or not (0 <= age <= settings["job_max_age_days"]):
+    if age is None or not (age >= 0) or not (age <= settings["job_max_age_days"] or only_looking):
         return "the earlier verdict is older than %d days" % settings["job_max_age_days"]
     before = previous.get("fingerprint_parts")
     before = before if isinstance(before, dict) else {}

@@ -29,7 +29,17 @@ DEFAULTS = {
     "job_policy": "when_changed",
     "job_max_age_days": 7,
     "simulated": False,
+    "scope": "system",
+    "expected": {},
+    "accept_hardware": False,
+    "data_parallel": True,
+    "performance": True,
+    "diagnostics": [],
+    "soak_minutes": 10,
+    "textfile_dir": "",
 }
+#: What the plan was made for, as far as the host itself cannot know it. Keys that are missing are null.
+EXPECTED = ("driver", "gpus", "declared_gpus", "cuda_toolkits")
 ENVIRONMENT = {
     "name": None, "python": None, "origin": "managed", "optional": False, "digest": "", "frameworks": None,
     "keras_backend": None,
@@ -38,10 +48,13 @@ CHOICES = {
     "profile": ("cpu", "gpu"),
     "mnist_source": ("auto", "mnist", "generated"),
     "job_policy": ("when_changed", "always"),
+    "scope": ("system", "user"),
 }
+DIAGNOSTICS = ("dcgm", "nccl_tests", "soak")
 RANGES = {
     "http_timeout": (1, 600), "job_epochs": (1, 1000), "job_batch_size": (1, 10000), "job_seed": (0, 2**32 - 1),
     "job_timeout": (1, 86400), "job_max_age_days": (0, 3650),
+    "soak_minutes": (1, 10080),
 }  # fmt: skip
 
 
@@ -84,12 +97,18 @@ def check(given):
             problems.append("%s is %r; write one of %s" % (key, value, ", ".join(CHOICES[key])))
         elif key in RANGES and not _in_range(value, *RANGES[key]):
             problems.append("%s is %r; write a whole number from %d to %d" % ((key, value) + RANGES[key]))
-        elif isinstance(default, (bool, list, str)) and not isinstance(value, type(default)):
+        elif isinstance(default, (bool, list, str, dict)) and not isinstance(value, type(default)):
             problems.append("%s is %r; it must be a %s" % (key, value, type(default).__name__))
     if not isinstance(settings["base_dir"], str) or not os.path.isabs(settings["base_dir"]):
         problems.append("base_dir is %r; write an absolute path" % (settings["base_dir"],))
-    if settings["mnist_host_dir"] and not os.path.isabs(str(settings["mnist_host_dir"])):
-        problems.append("mnist_host_dir is %r; write an absolute path on the host" % settings["mnist_host_dir"])
+    for key in ("mnist_host_dir", "textfile_dir"):
+        if settings[key] and not os.path.isabs(str(settings[key])):
+            problems.append("%s is %r; write an absolute path on the host" % (key, settings[key]))
+    for word in settings["diagnostics"] if isinstance(settings["diagnostics"], list) else ():
+        if word not in DIAGNOSTICS:
+            problems.append("diagnostics has %r%s" % (word, _nearest(word, DIAGNOSTICS)))
+    if isinstance(settings["expected"], dict):
+        problems += _unknown_keys(settings["expected"], EXPECTED, "expected.")
     if isinstance(settings["environments"], list):
         settings["environments"] = [
             _environment(row, "environments[%d]" % index, problems)

@@ -1,52 +1,71 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Prove that a host's environments work: train the MNIST job in each, judge the results, write the verdict.
+"""Prove that a host's GPUs and environments work, tier by tier, and write the verdict.
 
     python3 validate.py --config config.json
 
-Standard library only, Python 3.8 or newer. The verdict file reads UNKNOWN from the first moment to the last, so
-whatever ends this program early leaves UNKNOWN behind. One JSON line goes to standard output.
+Tiers 0 to 2 only look (preflight, identity, health) and are looked at in every run. Tiers 3 to 6 compute (numerics, the
+MNIST job, performance, diagnostics); an earlier PASS or WARN of theirs holds until something it rests on changes.
+
+Standard library only, Python 3.8 or newer. The verdict file reads UNKNOWN from the first moment that something is
+computed to the last, so whatever ends this program early leaves UNKNOWN behind. One JSON line goes to standard output.
 
 Exit status: 0 PASS or WARN, 1 FAIL, 2 UNKNOWN (could not be assessed), 3 wrong settings, 4 refused (another validation
-is running), 77 nothing to validate.
+is running, or somebody works on the GPUs), 77 nothing to validate.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
+import types
 
 sys.dont_write_bytecode = True  # the directory of the programs belongs to the role: nothing else may appear in it
 
+import data_parallel
+import diagnostics
+import facts as facts_module
 import files
 import gates
+import gpu_proof
+import health
 import host
+import identity
+import kernel_log
 import lock
-import mnist_data
+import looks
+import mnist_jobs
+import numerics
+import observe
+import performance
+import preflight
 import processes
 import reuse
+import runner as runner_module
 import settings as settings_module
+import textfile
 import verdict as verdict_module
 
 PROGRAMS = os.path.dirname(os.path.abspath(__file__))
-KEPT_RUNS = 10
-SCRATCH_PREFIX = "gpulab-validation-"
-#: Seconds for drawing the digits and for asking an interpreter what is installed.
-DRAW_TIMEOUT, ASK_TIMEOUT = 600, 60
+LAST_TIER = len(verdict_module.TIERS) - 1
 
-Job = collections.namedtuple("Job", "environment framework target")
+#: A GPU as jobs see it; a MIG instance is one, with the address of its parent. ``memory`` in bytes.
+Device = collections.namedtuple("Device", "index uuid bdf name product memory")
 
 
 class Interrupted(BaseException):
     """A signal asks us to stop."""
+
+
+class Busy(Exception):
+    """Somebody works on the GPUs; the message names who."""
 
 
 class Validation:
@@ -54,292 +73,344 @@ class Validation:
 
     :param settings: checked settings, see settings.py
     :param allow_plain_http: let mirrors be http:// (for tests)
+    :param root: a directory that stands for ``/`` where facts are read (for tests)
+    :param last_tier: the last tier to run
     """
 
-    def __init__(self, settings, allow_plain_http=False):
-        self.settings, self.allow_plain_http = settings, allow_plain_http
+    def __init__(self, settings, allow_plain_http=False, root="/", last_tier=LAST_TIER):
+        self.settings, self.allow_plain_http, self.root, self.last_tier = settings, allow_plain_http, root, last_tier
         self.directory = os.path.join(settings["base_dir"], "validation")
         self.verdict_path = os.path.join(self.directory, "verdict.json")
+        self.known_path = os.path.join(self.directory, "known.json")
         self.run_id = files.new_run_id()
-        self.run_directory = os.path.join(self.directory, "runs", self.run_id)
-        self.scratch, self.scratch_record = None, os.path.join(self.directory, "scratch")
-        self.drawings = []
         self.user = find_user(settings["user"])
+        self.table, self.products = read_table("thresholds.json"), read_table("products.json")
+        self.runner = runner_module.Runner(settings, self.table, PROGRAMS, self.directory, self.run_id, self.user)
         self.started = time.monotonic()
-        with open(os.path.join(PROGRAMS, "thresholds.json"), encoding="utf-8") as stream:
-            self.table = json.load(stream)
-        self.jobs = [
-            Job(row, framework, "%s/%s" % (row["name"], framework))
-            for row in settings["environments"]
-            for framework in settings_module.FRAMEWORKS
-            if framework in row["frameworks"]
-        ]
+        self.seconds = {}  # by tier
         self.document = {
             "schema_version": verdict_module.SCHEMA_VERSION,
             "tool": verdict_module.TOOL,
             "run_id": self.run_id,
             "started": files.now(),
             "finished": None,
+            "checked": None,
             "duration_s": None,
             "host": host.describe(settings["host"]),
             "profile": settings["profile"],
             "simulated": settings["simulated"],
             "gpu_validated": False,
             "run_as": self.user.name if self.user else "uid %d" % os.geteuid(),
-            "expected": {"environments": {row["name"]: row["frameworks"] for row in settings["environments"]}},
+            "expected": dict(
+                settings["expected"], environments={row["name"]: row["frameworks"] for row in settings["environments"]}
+            ),
             "observed": {"environments": {}},
             "dataset": None,
             "results": [],
             "checks": [],
+            "tiers": {},
+            "numerics": None,
+            "performance": None,
             "gpu_use_proof": None,
+            "data_parallel": None,
+            "diagnostics": None,
             "self_test": None,
-            "log_directory": self.run_directory,
+            "log_directory": self.runner.run_directory,
             "fingerprint": None,
             "fingerprint_parts": {},
+            "log_position": None,
             "verdict": None,
         }
 
     # -- the order of things -------------------------------------------------------------------------------------
 
     def run(self, dry_run=False):
-        """Validate, or use the earlier verdict again.
+        """Look at the host, and compute or use the earlier proof again.
 
         :param dry_run: only tell what would be done
         :returns: the answer for standard output
+        :raises Busy: when something would be computed and somebody works on the GPUs
         """
-        boot_id = self.document["host"]["boot_id"]
-        parts = reuse.parts(self.settings, files.programs_sha256(PROGRAMS), boot_id, self._ask_interpreter)
-        previous = self._previous()
-        why = reuse.why_not(previous, parts, self.settings)
-        if why is None:
-            return {"reused": True, "reason": "nothing it rests on has changed", "document": previous}
-        if dry_run:
-            targets = [job.target for job in self.jobs]
-            return {"reused": False, "reason": why, "would_run": targets, "document": None}
-        self.document.update(fingerprint_parts=parts, fingerprint=files.sha256_json(parts))
-        self._write_unfinished("UNFINISHED", "the validation has not finished, or it was killed")
+        why = ""
         try:
-            self._prepare_directories()
-            self._validate()
+            previous = self._previous()
+            if dry_run:
+                self.runner.prepare_for_looking()
+            else:
+                self.runner.prepare(keep=(previous or {}).get("log_directory"))
+            c = self._look(previous)
+            parts = reuse.parts(self.settings, files.programs_sha256(PROGRAMS), c, self._ask_interpreter)
+            only_looking = self.last_tier < verdict_module.FIRST_COSTLY
+            why = reuse.why_not(previous, parts, self.settings, only_looking)
+            if dry_run:
+                return self._would_run(previous, why)
+            self.document.update(fingerprint_parts=parts, fingerprint=files.sha256_json(parts))
+            if why is None:
+                self._only_looked()
+                self._carry(previous)
+                self._judge(c, previous)
+                if self.document["verdict"]["status"] in ("PASS", "WARN"):
+                    self.runner.forget()
+                return {"reused": True, "reason": "nothing it rests on has changed", "document": self.document}
+            if only_looking:
+                self._only_looked()
+                self._not_run(c, "NOT_PROVEN", "not proven since: %s" % why)
+            else:
+                self._compute(c)
+            self._judge(c)
         except Interrupted as signal_name:
             self._write_unfinished("INTERRUPTED", "the validation was stopped by %s" % signal_name)
+        except Busy:
+            raise
         except Exception as error:
+            if dry_run:
+                raise
             self._keep_traceback()
             words = "the validator itself failed (%s: %s); details are in %s/internal-error.log"
-            self._write_unfinished("INTERNAL", words % (type(error).__name__, error, self.run_directory))
+            self._write_unfinished("INTERNAL", words % (type(error).__name__, error, self.runner.run_directory))
         finally:
-            for directory in self.drawings:
-                shutil.rmtree(directory, ignore_errors=True)
-            if self.scratch:
-                shutil.rmtree(self.scratch, ignore_errors=True)
-                files.remove(self.scratch_record)
+            self.runner.clean()
         return {"reused": False, "reason": why, "document": self.document}
 
-    def _validate(self):
-        """Make all checks and compose the verdict from them."""
-        checks = self.document["checks"]
+    def _ask_interpreter(self, python):
+        return self.runner.ask(python, reuse.LIST_DISTRIBUTIONS)
+
+    def _look(self, previous):
+        """Make the checks of the tiers that only look; return the context of all checks."""
+        settings, checks = self.settings, self.document["checks"]
+        on_gpu = settings["profile"] == "gpu"
+        self.seconds[0] = time.monotonic()
+        facts = facts_module.collect(settings, self.root)
+        c = types.SimpleNamespace(
+            settings=settings, table=self.table, products=self.products, profile=settings["profile"], facts=facts,
+            expected=dict(
+                dict.fromkeys(settings_module.EXPECTED), **settings["expected"],
+                accept_hardware=settings["accept_hardware"],
+            ),
+            observation=None, kernel_log=None, known=self._known(), previous=previous,
+            environments=settings["environments"], devices=[], runner=self.runner,
+        )  # fmt: skip
+        self.log_position = log_position(previous, facts["boot_id"]) if on_gpu else None
+        self.document["log_position"] = kernel_log.position() if on_gpu else None
         checks.append(self._self_test())
-        checks.append(host.gpu_evidence(self.settings["profile"], host.PCI_DEVICES))
-        for row in self.settings["missing_environments"]:
-            name, reason = gates.text(row["name"]), row["reason"]
-            checks.append(gates.check("environment.available", name, "WARN", reason, "NOT_AVAILABLE", required=False))
-        if self.jobs:
-            checks += self._run_jobs()
-        if not self.jobs and not self.settings["missing_environments"]:
+        checks += missing_environments(settings)
+        checks += preflight.checks(c)
+        self.seconds[0] = took(self.seconds[0])
+        self.seconds[1] = time.monotonic()
+        c.observation = observe.observe(self.runner) if on_gpu else None
+        c.devices = devices(c)
+        simulated = settings["simulated"] or facts["simulated"] or bool((c.observation or {}).get("simulated"))
+        self.document["simulated"] = simulated
+        self.document["observed"] = observed(c)
+        checks += identity.checks(c)
+        if on_gpu:
+            self._replace([preflight.judge_busy(c), judge_devices(c)])
+        self.seconds[1] = took(self.seconds[1])
+        self.seconds[2] = time.monotonic()
+        c.kernel_log = kernel_log.read(facts["boot_id"], self.log_position) if on_gpu else None
+        checks += health.checks(c)
+        self.seconds[2] = took(self.seconds[2])
+        return c
+
+    def _compute(self, c):
+        """Run the tiers that compute, one after the other, unless the host is not fit for it.
+
+        :raises Busy: when somebody works on the GPUs: what is computed now would disturb it, and be disturbed by it
+        """
+        failed = [row for row in self.document["checks"] if row["status"] == "FAIL"]
+        bad = [row for row in failed if row["id"] != "gpu.busy"]
+        blocked = bool(bad) and c.profile == "gpu"
+        if len(failed) > len(bad) and not blocked:
+            raise Busy(next(row["message"] for row in failed if row["id"] == "gpu.busy"))
+        self._write_unfinished("UNFINISHED", "the validation has not finished, or it was killed")
+        if blocked:
+            self._only_looked()
+            # A driver that hangs would take every job with it; the verdict is FAIL whatever they would say.
+            self._not_run(c, "BLOCKED", "not run: %s" % bad[0]["message"])
+            return
+        for number, (tier, _) in COSTLY.items():
+            if number > self.last_tier:
+                words = "not run: only tiers up to %d were asked for" % self.last_tier
+                self._not_run(c, "NOT_REQUESTED", words, number)
+                continue
+            if number == 4 and not c.environments:
+                continue
+            started = time.monotonic()
+            self.runner.event("tier", number=number, name=verdict_module.TIERS[number])
+            checks = tier(self, c)
+            for row in checks:
+                row["tier"] = number
+            self.document["checks"] += checks
+            self.seconds[number] = took(started)
+        if c.profile == "gpu":
+            c.kernel_log = kernel_log.read(c.facts["boot_id"], self.log_position)
+            self._replace([health.judge_xids(c.kernel_log, container=c.facts["container"])])
+
+    def _numerics(self, c):
+        self.runner.progress("comparing arithmetic with NumPy's in 64 bits")
+        checks, self.document["numerics"] = numerics.run(c)
+        return checks
+
+    def _job(self, c):
+        checks, parts = mnist_jobs.run(c, self.allow_plain_http)
+        self.document["observed"]["environments"] = parts.pop("observed")
+        self.document.update(parts)
+        return checks
+
+    def _performance(self, c):
+        self.runner.progress("measuring products and bandwidths")
+        checks, self.document["performance"] = performance.run(c)
+        return checks
+
+    def _diagnostics(self, c):
+        checks, self.document["diagnostics"] = diagnostics.run(c)
+        return checks
+
+    def _only_looked(self):
+        """Somebody's work on the GPUs speaks against computing, not against a host that was only looked at."""
+        for row in self.document["checks"]:
+            if row["id"] == "gpu.busy" and row["status"] == "FAIL":
+                words = "no hindrance, for nothing was computed: %s" % row["message"]
+                row.update(status="PASS", reason_code="OK", message=words)
+
+    def _judge(self, c, previous=None):
+        """Compose the verdict of all checks and write it.
+
+        :param previous: the document whose costly checks were taken over, None when there is none
+        """
+        checks = self.document["checks"]
+        nothing = not c.environments and not self.settings["missing_environments"]
+        if nothing and c.profile == "cpu":
             self._finish(verdict_module.nothing_to_validate())
             return
-        required = []
-        if self.jobs:
-            required = [
-                ("validator.self_test", "validator"),
-                ("host.gpu_evidence", "host"),
-                ("data.available", "mnist"),
-            ]
-            required += [(name, job.target) for job in self.jobs for name in ("mnist.train", "mnist.device")]
-        verdict, missing = verdict_module.compose(
-            checks, required, self.settings["profile"], self.settings["simulated"]
-        )
+        if not c.environments and c.profile == "gpu":
+            words = "no environment was given: the GPUs were looked at, and nothing was computed"
+            checks.append(gates.check("validation.jobs", "host", "WARN", words, "NOTHING_COMPUTED", required=False))
+        required = [("validator.self_test", "validator", 0)] if c.environments or c.profile == "gpu" else []
+        if required:
+            for number, tier in enumerate((preflight, identity, health)):
+                required += [(*pair, number) for pair in tier.required(c)]
+            for number, (_, wanted) in COSTLY.items():
+                if self._is_wanted(number, c):
+                    required += [(*pair, number) for pair in wanted(c)]
+        verdict, missing = verdict_module.compose(checks, required, c.profile, self.document["simulated"])
         self.document["self_test"]["required_checks_missing"] = ["%s %s" % pair for pair in missing]
-        self._finish(verdict)
+        earlier = previous.get("tiers") or {} if previous is not None else None
+        self.document["tiers"] = verdict_module.tiers(checks, self.table["budgets"], self.seconds, earlier, files.now())
+        self.document["gpu_validated"] = self._gpu_validated(c, verdict)
+        self._remember(c, verdict)
+        self._finish(verdict, previous is not None)
 
-    def _run_jobs(self):
-        """Find the data set and run every job on it; return the checks."""
-        find = mnist_data.Finder(self.settings, self.table["datasets"], self._draw, self.allow_plain_http).find
-        try:
-            dataset = find()
-        except mnist_data.DataError as error:
-            self.document["dataset"] = {"name": None, "title": None, "origin": None, "tried": error.tried}
-            checks = [gates.check("data.available", "mnist", "UNKNOWN", str(error), error.reason_code)]
-            for job in self.jobs:
-                for name in ("mnist.train", "mnist.device"):
-                    checks.append(gates.check(name, job.target, "UNKNOWN", "not run: there is no data set", "NO_DATA"))
-                self._add_result(job, "UNKNOWN", str(error))
-            return checks
-        row = self.table["datasets"][dataset.name]
-        sums = {name: entry["sha256"] for name, entry in row["files"].items()}
-        self.document["dataset"] = dict(dataset._asdict(), title=row["title"], sha256=sums)
-        del self.document["dataset"]["directory"]
-        words = "%s (%s): %s" % (dataset.name, row["title"], dataset.origin)
-        checks = [gates.check("data.available", "mnist", "PASS", words)]
-        for job in self.jobs:
-            checks += self._run_job(job, dataset)
-        if self.settings["profile"] == "gpu":
-            checks.append(self._gpu_proof(checks))
-        return checks
+    def _is_wanted(self, number, c):
+        if number == 5:
+            return self.settings["performance"] and bool(c.environments)
+        if number == 6:
+            return bool(self.settings["diagnostics"])
+        return bool(c.environments)
 
-    def _run_job(self, job, dataset):
-        """Run one job and judge it; return the checks."""
-        name = "%s-%s" % (job.environment["name"], job.framework)
-        log = os.path.join(self.run_directory, name + ".log")
-        result_path = os.path.join(self.scratch, name + ".json")
-        arguments = ["--data", dataset.directory, "--device", self.settings["profile"], "--result", result_path]
-        for option in ("epochs", "batch_size", "seed"):
-            arguments += ["--" + option.replace("_", "-"), str(self.settings["job_" + option])]
-        arguments += ["--mixed-precision"] if self.settings["job_mixed_precision"] else []
-        program = "mnist_%s.py" % job.framework
-        backend = keras_backend(job) if job.framework == "keras" else None
-        outcome = self._start(job.environment, program, arguments, log, self.settings["job_timeout"], backend)
-        result, problem = None, ""
-        try:
-            result = files.read_foreign_json(result_path)
-        except ValueError as error:
-            problem = str(error)
-        profile = self.settings["profile"]
-        checks = gates.judge_job(job.target, profile, outcome, result, problem, dataset.name, self.table, log)
-        checks += judge_version(job, result)
-        worst = max(checks, key=lambda row: verdict_module.SEVERITY.index(verdict_module.severity(row)))
-        note = "" if worst["status"] == "PASS" else worst["message"]
-        self._add_result(job, worst["status"], note, result, outcome, dataset.name)
-        self._event("job", target=job.target, status=worst["status"], state=outcome.state, code=outcome.code)
-        return checks
+    def _gpu_validated(self, c, verdict):
+        """Tell whether real GPUs computed right and the jobs were proven to run there, in this boot."""
+        tiers = self.document["tiers"]
+        computed = all(tiers[str(number)]["status"] in ("PASS", "WARN") for number in (3, 4))
+        proven = [row["status"] for row in self.document["checks"] if row["id"] == "gpu.proof"]
+        good = verdict["status"] in ("PASS", "WARN") and computed and bool(proven) and set(proven) == {"PASS"}
+        return c.profile == "gpu" and not self.document["simulated"] and good
+
+    def _not_run(self, c, reason_code, words, only=None):
+        """Add an UNKNOWN for every check of the costly tiers that the profile demands."""
+        for number, (_, required) in COSTLY.items():
+            if only in (None, number) and self._is_wanted(number, c):
+                for identity_of_check, target in required(c):
+                    self.document["checks"].append(
+                        gates.check(identity_of_check, target, "UNKNOWN", words, reason_code, tier=number)
+                    )
+
+    def _replace(self, checks):
+        """Put newer checks in the place of those with the same id and target."""
+        newer = {(row["id"], row["target"]) for row in checks}
+        kept = [row for row in self.document["checks"] if (row["id"], row["target"]) not in newer]
+        self.document["checks"][:] = kept + checks
+
+    def _carry(self, previous):
+        """Take over from an earlier document what its costly tiers found."""
+        costly = [row for row in previous["checks"] if row["tier"] >= verdict_module.FIRST_COSTLY]
+        self.document["checks"] += costly
+        for key in ("run_id", "started", "finished", "duration_s", "log_directory", *CARRIED):
+            self.document[key] = previous.get(key)
+        self.document["observed"]["environments"] = (previous.get("observed") or {}).get("environments", {})
+        for number in range(verdict_module.FIRST_COSTLY, len(verdict_module.TIERS)):
+            tier = (previous.get("tiers") or {}).get(str(number)) or {}
+            self.seconds[number] = tier.get("duration_s")
+
+    def _would_run(self, previous, why):
+        if why is None:
+            return {"reused": True, "reason": "nothing it rests on has changed", "document": previous}
+        targets = [job.target for job in mnist_jobs.jobs(self.settings["environments"])]
+        return {"reused": False, "reason": why, "would_run": targets, "document": None}
 
     # -- single checks -------------------------------------------------------------------------------------------
 
     def _self_test(self):
         """Feed the gates what they must refuse. Runs every time: a validator that cannot say no proves nothing."""
-        answers = gates.self_test(self.table)
-        nothing, _ = verdict_module.compose([], [("mnist.train", "self-test")], "cpu", False)
+        answers = {}
+        for module in SELF_TESTED:
+            answers.update(module.self_test(self.table))
+        nothing, _ = verdict_module.compose([], [("mnist.train", "self-test", 4)], "cpu", False)
         answers["missing_check_unknown"] = nothing["status"] == "UNKNOWN"
         self.document["self_test"] = answers
         bad = sorted(name for name, good in answers.items() if good is not True)
         if bad:
             words = "the gates do not hold: %s" % ", ".join(bad)
-            return gates.check("validator.self_test", "validator", "FAIL", words, "SELF_TEST")
-        return gates.check("validator.self_test", "validator", "PASS", "corrupted results are refused")
+            return gates.check("validator.self_test", "validator", "FAIL", words, "SELF_TEST", tier=0)
+        return gates.check("validator.self_test", "validator", "PASS", "corrupted results are refused", tier=0)
 
-    def _gpu_proof(self, checks):
-        """Report the proofs of GPU use at hand: two of the five there should be, too few for a plain PASS."""
-        signals = []
-        for row in checks:
-            if row["id"] == "mnist.device":
-                good, peak = row["status"] == "PASS", row["measured"].get("allocator_peak_bytes")
-                signals.append({"name": "result_device", "target": row["target"], "ok": good})
-                signals.append({"name": "allocator_peak", "target": row["target"], "bytes": peak, "ok": good})
-        proof = {"quorum_needed": 3, "quorum_reached": False, "signals": signals, "negative_control": None}
-        self.document["gpu_use_proof"] = proof
-        words = "GPU use is shown by the frameworks alone (device of the results, memory taken): no independent proof"
-        return gates.check("gpu.proof", "host", "WARN", words, "NO_QUORUM", required=False)
-
-    # -- running programs under an environment's interpreter -----------------------------------------------------
-
-    def _draw(self):
-        """Draw the digits with the first environment that can; see mnist_data.Finder."""
-        problem = "no environment to draw them with"
-        for row in self.settings["environments"]:
-            # Not below the scratch directory: that is the jobs' user's, who could put a link in its place meanwhile.
-            directory = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
-            self.drawings.append(directory)
-            self._give_away(directory)
-            log = os.path.join(self.run_directory, "generate_digits.log")
-            outcome = self._start(row, "generate_digits.py", ["--out", directory], log, DRAW_TIMEOUT)
-            if outcome.state == "finished" and outcome.code == 0:
-                return directory, ""
-            problem = "the digits cannot be drawn in environment %s: %s" % (row["name"], gates.last_line(outcome.tail))
-        return None, problem
-
-    def _start(self, environment, program, arguments, log, timeout, backend=None):
-        """Run one of the programs below jobs/ as the unprivileged user; return its Outcome."""
-        python = environment["python"]
-        command = [python, "-s", "-B", os.path.join(PROGRAMS, "jobs", program), *arguments]
-        return processes.run(command, self._variables(python, backend), self.scratch, log, timeout, self.user)
-
-    def _variables(self, python, backend):
-        """Return a job's environment variables: only what it needs, and nowhere to write but its own directory."""
-        answer = {
-            "PATH": os.pathsep.join([os.path.dirname(python), "/usr/local/bin", "/usr/bin", "/bin"]),
-            "LANG": "C.UTF-8",
-            "LC_ALL": "C.UTF-8",
-            "PYTHONNOUSERSITE": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1",
-            # The network is small. Two threads are no faster than one, and on a busy machine, where they wait for each
-            # other at every step, twenty times slower.
-            "OMP_NUM_THREADS": "1",
-            "TF_CPP_MIN_LOG_LEVEL": "1",
-            # Take GPU memory as needed instead of all of it: others may be computing there.
-            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "JAX_PLATFORMS": "cuda",
-        }
-        for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KERAS_HOME", "MPLCONFIGDIR"):
-            answer[name] = self.scratch
-        if self.settings["profile"] == "cpu":
-            answer.update(JAX_PLATFORMS="cpu", CUDA_VISIBLE_DEVICES="")
-        if backend:
-            answer["KERAS_BACKEND"] = backend
-        return answer
-
-    def _ask_interpreter(self, python):
-        """Return the output of reuse.LIST_DISTRIBUTIONS under an interpreter, or an empty string."""
-        variables = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONNOUSERSITE": "1", "HOME": "/nonexistent"}
-        command = [python, "-s", "-B", "-c", reuse.LIST_DISTRIBUTIONS]
-        with tempfile.TemporaryDirectory(prefix="gpulab-ask-") as directory:
-            log = os.path.join(directory, "log")
-            outcome = processes.run(command, variables, "/", log, ASK_TIMEOUT, self.user)
-        return outcome.tail if outcome.state == "finished" and outcome.code == 0 else ""
-
-    def _prepare_directories(self):
-        os.makedirs(self.run_directory, mode=0o755)
-        runs = os.path.dirname(self.run_directory)
-        for old in sorted(os.listdir(runs))[:-KEPT_RUNS]:
-            shutil.rmtree(os.path.join(runs, old), ignore_errors=True)
-        self._remove_scratch_of_a_killed_run()
-        self.scratch = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
-        files.write_atomically(self.scratch_record, self.scratch.encode())
-        self._give_away(self.scratch)
-        self._event("started", fingerprint=self.document["fingerprint"])
-
-    def _remove_scratch_of_a_killed_run(self):
-        """We hold the lock, so a directory that is still recorded belongs to a run that was killed."""
-        try:
-            with open(self.scratch_record, encoding="utf-8") as stream:
-                path = stream.read()
-        except OSError:
-            return
-        if os.path.basename(path).startswith(SCRATCH_PREFIX):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _give_away(self, path):
-        if self.user is not None:
-            os.chown(path, self.user.uid, self.user.gid)
-
-    # -- the verdict and its file --------------------------------------------------------------------------------
+    # -- what is remembered ----------------------------------------------------------------------------------------
 
     def _previous(self):
         try:
-            return files.read_foreign_json(self.verdict_path)
+            return files.read_foreign_json(self.verdict_path, files.DOCUMENT_LIMIT)
         except ValueError:
             return None
 
-    def _finish(self, verdict):
+    def _known(self):
+        try:
+            return files.read_foreign_json(self.known_path)
+        except ValueError:
+            return None
+
+    def _remember(self, c, verdict):
+        """Note which GPUs are here once the host was judged good: the next run compares with them."""
+        gpus = identity.inventory(c) if c.profile == "gpu" and verdict["status"] in ("PASS", "WARN") else []
+        if not gpus or any(row["reason_code"] == "HARDWARE_CHANGED" for row in self.document["checks"]):
+            return
+        if {"gpus": gpus} != c.known:
+            files.write_atomically(self.known_path, files.to_json({"gpus": gpus}, indent=1).encode("utf-8") + b"\n")
+
+    # -- the verdict and its file --------------------------------------------------------------------------------
+
+    def _finish(self, verdict, reused=False):
         self.document["verdict"] = dict(verdict, fingerprint=self.document["fingerprint"])
-        self.document.update(finished=files.now(), duration_s=round(time.monotonic() - self.started, 1))
-        self._event("verdict", status=verdict["status"])
+        self.document["checked"] = files.now()
+        if not reused:
+            self.document.update(finished=files.now(), duration_s=took(self.started))
+        self.runner.event("verdict", status=verdict["status"])
         try:
             self._write()
         except OSError as error:  # the UNKNOWN from the beginning stays
             words = "the verdict cannot be written to %s: %s" % (self.verdict_path, error.strerror or error)
+            if reused:  # nothing was written yet, and an old verdict must not speak for this run
+                files.remove(self.verdict_path)
             self.document = verdict_module.unfinished(self.document, "UNWRITABLE", words)
+
+    def _write_textfile(self):
+        """Write the metrics; where that is impossible it is said, and the verdict is no worse for it."""
+        path = os.path.join(self.settings["textfile_dir"], textfile.NAME)
+        try:
+            textfile.write(path, self.document)
+        except OSError as error:
+            words = "%s cannot be written: %s" % (path, error.strerror or error)
+            self.runner.event("textfile", problem=words)
+            print(words, file=sys.stderr)
 
     def _write_unfinished(self, reason_code, message):
         """Put UNKNOWN in place of whatever verdict is there. Where even that is impossible the old one is removed."""
@@ -353,50 +424,109 @@ class Validation:
 
     def _write(self):
         files.write_atomically(self.verdict_path, files.to_json(self.document, indent=1).encode("utf-8") + b"\n")
-
-    def _add_result(self, job, status, note, result=None, outcome=None, dataset=None):
-        """Add one row for the table that a person reads, and what was observed."""
-        result = result or {}
-
-        def word(key):
-            return gates.text(result[key], 80) if result.get(key) is not None else None
-
-        def number(key, digits=None):
-            return round(result[key], digits) if gates.is_number(result.get(key)) else None
-
-        row = {
-            "environment": job.environment["name"],
-            "framework": job.framework,
-            "version": word("version"),
-            "python": word("python"),
-            "keras_backend": (word("keras_backend") or keras_backend(job)) if job.framework == "keras" else None,
-            "device": word("device"),
-            "device_name": word("device_name"),
-            "dataset": dataset,
-            "accuracy": number("accuracy", 4),
-            "seconds": round(outcome.seconds, 1) if outcome else None,
-            "batch_size": number("batch_size"),
-            "status": status,
-            "note": gates.text(note, 400),
-        }
-        self.document["results"].append(row)
-        observed = self.document["observed"]["environments"].setdefault(row["environment"], {})
-        observed[job.framework] = row["version"]
-
-    def _event(self, event, **more):
-        """Add a line to the run's event log; a log that cannot be written does not change the verdict."""
-        try:
-            with open(os.path.join(self.run_directory, "events.ndjson"), "a", encoding="utf-8") as stream:
-                stream.write(files.to_json(dict({"time": files.now(), "event": event}, **more)) + "\n")
-        except OSError:
-            pass
+        if self.settings["textfile_dir"]:
+            self._write_textfile()
 
     def _keep_traceback(self):
         try:
-            with open(os.path.join(self.run_directory, "internal-error.log"), "w", encoding="utf-8") as stream:
+            with open(os.path.join(self.runner.run_directory, "internal-error.log"), "w", encoding="utf-8") as stream:
                 traceback.print_exc(file=stream)
         except OSError:
             pass
+
+
+#: The tiers that compute: number -> (what runs it, what it demands).
+COSTLY = {
+    3: (Validation._numerics, numerics.required),
+    4: (Validation._job, mnist_jobs.required),
+    5: (Validation._performance, performance.required),
+    6: (Validation._diagnostics, diagnostics.required),
+}
+SELF_TESTED = (gates, preflight, identity, health, numerics, gpu_proof, data_parallel, performance, diagnostics)
+#: Parts of the document that costly tiers fill.
+CARRIED = ("dataset", "results", "numerics", "performance", "gpu_use_proof", "data_parallel", "diagnostics")
+
+
+def read_table(name):
+    with open(os.path.join(PROGRAMS, name), encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+def log_position(previous, boot_id):
+    """Return from where on the kernel's messages are news: where the last good run of this boot began, else now."""
+    good = looks.part(previous, "verdict", "status") in ("PASS", "WARN")
+    same_boot = looks.part(previous, "host", "boot_id") == boot_id
+    earlier = looks.part(previous, "log_position") if good and same_boot else None
+    earlier = earlier if isinstance(earlier, dict) else None
+    return earlier or kernel_log.position()
+
+
+def took(started):
+    return round(time.monotonic() - started, 1)
+
+
+def missing_environments(settings):
+    """Return a WARN for every optional environment that no source could give."""
+    make = functools.partial(gates.check, "environment.available", required=False, tier=0)
+    return [
+        make(gates.text(row["name"]), "WARN", row["reason"], "NOT_AVAILABLE")
+        for row in settings["missing_environments"]
+    ]
+
+
+def devices(c):
+    """Return the GPUs that jobs can compute on: those that answer, and the MIG instances of those that are divided."""
+    products = {row.get("bus"): row.get("product") for row in c.expected["gpus"] or ()}
+    found = []
+    for gpu in ((c.observation or {}).get("nvml") or {}).get("gpus") or ():
+        if gpu.get("lost") or not gpu.get("uuid"):
+            continue
+        product, mig = products.get(gpu.get("bdf")), gpu.get("mig") or {}
+        rows = (mig.get("instances") or []) if mig.get("current") else [gpu]
+        for row in rows:
+            memory = row.get("memory")
+            memory = memory.get("total") if isinstance(memory, dict) else memory
+            found.append(Device(len(found), row["uuid"], gpu["bdf"], row.get("name") or gpu["name"], product, memory))
+    return found
+
+
+def judge_devices(c):
+    """Return the check gpu.devices: on every NVIDIA GPU of the bus there is something that jobs can compute on."""
+    on_bus = [gpu["bus"] for gpu in c.facts["gpus"] or ()]
+    usable = {device.bdf for device in c.devices}
+    without = [bus for bus in on_bus if bus not in usable]
+    make = functools.partial(gates.check, "gpu.devices", "host", tier=1)
+    if not c.devices or without:
+        words = "nothing can compute on %s: the driver does not show it, it is lost, or MIG is on and has no instances"
+        return make("FAIL", words % (", ".join(without) or "any GPU"), "NO_DEVICE")
+    return make("PASS", "%d devices on %d GPUs" % (len(c.devices), len(on_bus)))
+
+
+def observed(c):
+    """Return the document's part ``observed``; environments are added by the jobs."""
+    products = {row.get("bus"): row.get("product") for row in c.expected["gpus"] or ()}
+    driver, nvml = c.facts["driver"] or {}, (c.observation or {}).get("nvml") or {}
+    gpus = [
+        {
+            "bdf": gpu.get("bdf"), "uuid": gpu.get("uuid"), "name": gates.text(gpu.get("name")),
+            "product": products.get(gpu.get("bdf")), "vbios": gates.text(gpu.get("vbios")),
+            "memory": (gpu.get("memory") or {}).get("total"), "temperature": gpu.get("temperature"),
+            "power_w": gpu.get("power_w"), "utilization": (gpu.get("utilization") or {}).get("gpu"),
+            "ecc": (gpu.get("ecc") or {}).get("volatile"), "lost": gpu.get("lost"),
+        }
+        for gpu in nvml.get("gpus") or ()
+    ]  # fmt: skip
+    return {
+        "environments": {},
+        "driver": {
+            "module": driver.get("loaded_version"), "library": driver.get("library_version"),
+            "package": driver.get("installed_version"), "flavour": driver.get("module"),
+        },
+        "cuda_driver_version": nvml.get("cuda_driver_version"),
+        "gpus": gpus,
+        "os": (c.facts["os"] or {}).get("name"),
+        "kernel": c.facts["kernel"],
+    }  # fmt: skip
 
 
 def find_user(name):
@@ -409,28 +539,6 @@ def find_user(name):
         return None
 
 
-def keras_backend(job):
-    """Return what Keras runs on: what its environment says, else the framework beside it."""
-    if job.environment["keras_backend"]:
-        return job.environment["keras_backend"]
-    for framework, backend in (("tensorflow", "tensorflow"), ("pytorch", "torch"), ("jax", "jax")):
-        if framework in job.environment["frameworks"]:
-            return backend
-    return "tensorflow"
-
-
-def judge_version(job, result):
-    """Compare the version that ran with the planned one, in environments of this project; return the checks."""
-    planned, ran = job.environment["frameworks"][job.framework], (result or {}).get("version")
-    if job.environment["origin"] != "managed" or not isinstance(planned, str) or not planned or not ran:
-        return []
-    ran = gates.text(ran, 40)
-    words = "%s %s ran, %s is planned" % (job.framework, ran, planned)
-    if ran.split("+")[0] == planned.split("+")[0]:  # 2.13.0+cpu is 2.13.0
-        return [gates.check("environment.version", job.target, "PASS", words)]
-    return [gates.check("environment.version", job.target, "FAIL", words, "VERSION")]
-
-
 # -- the command line ------------------------------------------------------------------------------------------------
 
 
@@ -441,6 +549,16 @@ def parse(arguments):
     parser.add_argument("--config", required=True, metavar="FILE", help="settings: the role's variables as JSON")
     parser.add_argument("--always", action="store_true", help="run the jobs even when an earlier verdict still holds")
     parser.add_argument("--dry-run", action="store_true", help="tell what would run; change nothing")
+    parser.add_argument(
+        "--tiers",
+        default="0-%d" % LAST_TIER,
+        metavar="0-N",
+        help="stop after tier N; 0-2 only looks, and an earlier proof holds if nothing changed",
+    )
+    parser.add_argument(
+        "--wait", type=float, default=0.0, metavar="SECONDS", help="wait so long for another validation of this host"
+    )
+    parser.add_argument("--root", default="/", help="a directory that stands for / where facts are read (for tests)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when the verdict is WARN")
     parser.add_argument("--allow-plain-http", action="store_true", help="accept http:// mirrors (for tests)")
     return parser.parse_args(arguments)
@@ -454,15 +572,21 @@ def answer(options):
         return failure("SETTINGS", str(error), problems=error.problems), 3
     if options.always:
         settings["job_policy"] = "always"
-    validation = Validation(settings, options.allow_plain_http)
+    last_tier = options.tiers.rpartition("-")[2]
+    if not last_tier.isdigit() or int(last_tier) > LAST_TIER or options.tiers[:2] not in ("0-", "0"):
+        words = "--tiers is %s; write 0-N with N from 0 to %d" % (options.tiers, LAST_TIER)
+        return failure("SETTINGS", words), 3
+    validation = Validation(settings, options.allow_plain_http, options.root, int(last_tier))
     if options.dry_run:
         return dict(validation.run(dry_run=True), exit_code=0), 0
     try:
         os.makedirs(validation.directory, mode=0o755, exist_ok=True)
-        with lock.held(validation.directory):
+        with lock.held(validation.directory, options.wait):
             reply = validation.run()
     except lock.Refused as error:
         return failure("LOCKED", str(error)), 4
+    except Busy as error:
+        return failure("BUSY", str(error)), 4
     except OSError as error:
         words = "%s cannot be used: %s" % (validation.directory, error.strerror or error)
         return failure("UNWRITABLE", words), 3

@@ -5,39 +5,45 @@ from __future__ import annotations
 
 import gates
 
-SCHEMA_VERSION = "1.0"
-TOOL = {"name": "gpulab-validation", "version": "0.1.0", "git": None}
+SCHEMA_VERSION = "2.0"
+TOOL = {"name": "gpulab-validation", "version": "0.2.0", "git": None}
 #: Least to most severe.
 SEVERITY = ("PASS", "WARN", "UNKNOWN", "FAIL")
 ACTIONS = ("none", "restart_app", "reset_gpu", "reboot", "isolate", "rma")
 EXIT_CODES = {"PASS": 0, "WARN": 0, "FAIL": 1, "UNKNOWN": 2, "SKIP": 77}
+#: The tiers in their order, quick ones first.
+TIERS = ("preflight", "identity", "health", "numerics", "job", "performance", "diagnostics")
+#: The first tier that computes something: what lies before it only looks, and is looked at in every run.
+FIRST_COSTLY = 3
 
 
 def compose(checks, required, profile, simulated):
     """Compute the verdict.
 
     :param checks: the checks that were made; what ``required`` names and is missing is appended to them
-    :param required: pairs (check id, target) that the profile demands
+    :param required: triples (check id, target, tier) that the profile demands
     :param profile: cpu or gpu
     :param simulated: whether the host is a simulated one
-    :returns: the verdict's part ``verdict``, and the pairs that were missing
+    :returns: the verdict's part ``verdict``, and the pairs (check id, target) that were missing
     """
     present = {(row["id"], row["target"]) for row in checks}
-    missing = [pair for pair in required if pair not in present]
-    for identity, target in missing:
-        checks.append(gates.check(identity, target, "UNKNOWN", "this check was not made", "MISSING"))
+    missing = [row for row in required if tuple(row[:2]) not in present]
+    for identity, target, tier in missing:
+        checks.append(gates.check(identity, target, "UNKNOWN", "this check was not made", "MISSING", tier=tier))
     if not required:
         checks.append(gates.check("validation.jobs", "host", "UNKNOWN", "no environment was validated", "MISSING"))
-    status = max((severity(row) for row in checks), key=SEVERITY.index)
+    status = worst_status(checks)
     actions = [row["action"] for row in checks if row["status"] == "FAIL" and row["action"] in ACTIONS]
     worst = [row for row in checks if severity(row) == status and status != "PASS"]
     return {
         "status": status,
         "label": label(status, profile, simulated),
         "action": max(actions, key=ACTIONS.index) if actions else "none",
-        "caps": sorted({row["reason_code"] for row in checks if row["id"] == "gpu.proof" and row["status"] != "PASS"}),
+        "caps": sorted(
+            {row["reason_code"] for row in checks if row["tier"] >= FIRST_COSTLY and row["status"] == "WARN"}
+        ),
         "summary": summary(checks, worst),
-    }, missing
+    }, [tuple(row[:2]) for row in missing]
 
 
 def severity(row):
@@ -47,24 +53,65 @@ def severity(row):
     return row["status"] if row["status"] in SEVERITY else "UNKNOWN"
 
 
+def worst_status(checks):
+    """Return the most severe status of some checks; nothing at all is UNKNOWN."""
+    return max((severity(row) for row in checks), key=SEVERITY.index, default="UNKNOWN")
+
+
+def tiers(checks, budgets, seconds, earlier, now):
+    """Return the verdict's part ``tiers``: how each tier ended.
+
+    :param budgets: section ``budgets`` of the table: seconds by name of the tier
+    :param seconds: by number of the tier, how long it took in this run; None for one that was not run
+    :param earlier: part ``tiers`` of the document whose costly checks were taken over; None when this run made them all
+    :param now: the time, as RFC 3339 writes it
+    """
+    answer = {}
+    for number, name in enumerate(TIERS):
+        rows = [row for row in checks if row["tier"] == number]
+        asked = [row for row in rows if row["status"] != "SKIP" or row["required"]]
+        answer[str(number)] = {
+            "name": name,
+            "status": worst_status(asked) if asked else "SKIP",
+            "checks": len(rows),
+            "duration_s": seconds.get(number),
+            "budget_s": budgets.get(name),
+            "reused": earlier is not None and number >= FIRST_COSTLY and bool(rows),
+            "finished": now if rows else None,
+        }
+        if answer[str(number)]["reused"]:
+            answer[str(number)]["finished"] = (earlier.get(str(number)) or {}).get("finished")
+    return answer
+
+
 def label(status, profile, simulated):
     """Return the verdict as it is shown to people. What was not proven is said beside the word."""
     words = status
     if status in ("PASS", "WARN") and profile == "cpu":
         words += " (cpu profile - no GPU claim)"
-    elif status in ("PASS", "WARN"):
-        words += " (gpu profile - GPU use as reported by the frameworks)"
     return words + (" [simulated]" if simulated else "")
 
 
 def summary(checks, worst):
     """Say in one line what was proven, or what is wrong."""
+    parts = []
+    devices = {row["target"].rpartition("@")[2] for row in checks if row["id"].startswith("num.fwd_bwd")}
+    if devices:
+        bad = {
+            row["target"].rpartition("@")[2]
+            for row in checks
+            if row["id"].startswith(("num.", "mem."))
+            # A GPU that has no other to be compared with has computed correctly for all that is known.
+            and severity(row) in (("FAIL",) if row["id"] == "num.cross_gpu" else ("FAIL", "UNKNOWN"))
+        }
+        kind = "processors" if devices == {"cpu"} else "GPUs"
+        parts.append("%d of %d %s computed correctly" % (len(devices - bad), len(devices), kind))
     trained = [row for row in checks if row["id"] == "mnist.train"]
     good = sum(1 for row in trained if row["status"] in ("PASS", "WARN"))
-    line = "%d of %d MNIST jobs trained as they should" % (good, len(trained))
+    parts.append("%d of %d MNIST jobs trained as they should" % (good, len(trained)))
     reasons = ["%s: %s" % (row["target"], row["message"]) for row in worst]
     more = " (and %d more)" % (len(reasons) - 3) if len(reasons) > 3 else ""
-    return gates.text("; ".join([line, *reasons[:3]]) + more, 1200)
+    return gates.text("; ".join([*parts, *reasons[:3]]) + more, 1200)
 
 
 def nothing_to_validate():
@@ -77,4 +124,4 @@ def unfinished(document, reason_code, message):
     """Return a document whose verdict is UNKNOWN: before the work, and when it could not be done."""
     verdict = {"status": "UNKNOWN", "label": label("UNKNOWN", document["profile"], document["simulated"])}
     verdict.update(action="none", caps=[], reason_code=reason_code, summary=gates.text(message, 1200))
-    return dict(document, verdict=verdict)
+    return dict(document, verdict=verdict, gpu_validated=False)

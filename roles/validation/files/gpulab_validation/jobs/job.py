@@ -23,6 +23,8 @@ import sys
 import time
 import traceback
 
+import proof
+
 IMAGE_PIXELS = 28 * 28
 HIDDEN_UNITS = 32
 CLASSES = 10
@@ -86,7 +88,12 @@ def arguments():
     parser.add_argument("--mixed-precision", action="store_true", help="compute in 16 bits, keep weights in 32")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--result", help="JSON file to write")
-    return parser.parse_args()
+    parser.add_argument(
+        "--proof", action="store_true", help="look for proofs of GPU use on the processor, too (there are none)"
+    )
+    options = parser.parse_args()
+    options.proof = options.proof or options.device == "gpu"
+    return options
 
 
 def run(framework, train):
@@ -94,7 +101,8 @@ def run(framework, train):
 
     :param framework: the framework's key: tensorflow, keras, pytorch or jax
     :param train: function ``train(options, data) -> dict`` that trains once with ``options.batch_size`` and returns
-        accuracy, loss_curve, version, device, device_name, result_devices, allocator_peak_bytes and model_bytes
+        accuracy, loss_curve, version, device, device_name, result_devices, allocator_peak_bytes, model_bytes and,
+        with ``options.proof``, proof
     :returns: the exit status
     """
     options = arguments()
@@ -102,6 +110,7 @@ def run(framework, train):
         "framework": framework,
         "python": platform.python_version(),
         "pid": os.getpid(),
+        "proof": {},
         "batch_size_asked": options.batch_size,
         "epochs": options.epochs,
         "mixed_precision": options.mixed_precision,
@@ -111,6 +120,7 @@ def run(framework, train):
     try:
         answer, notes = halve_when_out_of_memory(train, options, Data(options.data))
         result.update(answer, batch_size=options.batch_size, notes=notes, train_seconds=time.monotonic() - started)
+        result["proof"] = dict(proof.of_process(), **(answer.get("proof") or {}))
         print(
             f"{framework} {result['version']} on {result['device']} ({result['device_name']}): "
             f"test accuracy {result['accuracy']:.4f} after {options.epochs} epochs of batch size {options.batch_size}"

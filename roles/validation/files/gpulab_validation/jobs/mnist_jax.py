@@ -7,6 +7,7 @@ import os
 import sys
 
 import job
+import proof
 
 
 def find_device(jax, wanted):
@@ -82,7 +83,7 @@ def train(options, data):
     logits = jax.jit(forward)(weights, put(data.test_images))
     correct = logits.argmax(axis=1) == put(data.test_labels.astype("int32"))
     used = sorted({f"{d.platform}:{d.id}" for array in [logits, correct, *weights] for d in array.devices()})
-    return {
+    answer = {
         "version": jax.__version__,
         "accuracy": float(correct.mean()),
         "loss_curve": loss_curve,
@@ -92,6 +93,14 @@ def train(options, data):
         "allocator_peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use") if on_gpu else None,
         "model_bytes": sum(w.nbytes for w in weights),
     }
+
+    def train_steps():
+        rows = put(order[: proof.STEPS].astype("int32"))
+        return float(train_epoch(weights, state, train_images, train_labels, rows)[2])
+
+    if options.proof:
+        answer["proof"] = proof.of_jax(jax, train_steps)
+    return answer
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import job
 import mnist_jax
 import mnist_pytorch
 import mnist_tensorflow
+import proof
 
 
 class TensorFlow:
@@ -39,6 +40,9 @@ class TensorFlow:
     def peak_bytes(self):
         return self.tf.config.experimental.get_memory_info("GPU:0")["peak"]
 
+    def proof(self, steps):
+        return proof.of_tensorflow(self.tf, steps)
+
 
 class Torch:
     """Keras on PyTorch."""
@@ -63,6 +67,9 @@ class Torch:
     def peak_bytes(self):
         return self.torch.cuda.max_memory_allocated(self.device)
 
+    def proof(self, steps):
+        return proof.of_torch(self.torch, steps)
+
 
 class Jax:
     """Keras on JAX."""
@@ -85,6 +92,9 @@ class Jax:
 
     def peak_bytes(self):
         return (self.device.memory_stats() or {}).get("peak_bytes_in_use")
+
+    def proof(self, steps):
+        return proof.of_jax(self.jax, steps)
 
 
 BACKENDS = {"tensorflow": TensorFlow, "torch": Torch, "jax": Jax}
@@ -124,18 +134,21 @@ def train(options, data):
         steps_per_execution=1 if backend_name == "torch" else 25,
     )
     train_images, test_images = (images.astype("float32") / 255 for images in (data.train_images, data.test_images))
-    # Keras on TensorFlow must not place tf.data on a GPU, see the class; the others compute where they are told.
+    train_labels, test_labels = data.train_labels.astype("int32"), data.test_labels.astype("int32")
+
+    def fit(images, labels, epochs, verbose=2):
+        # Keras on TensorFlow must not place tf.data on a GPU, see the class; the others compute where they are told.
+        with backend.scope() if backend_name != "tensorflow" else contextlib.nullcontext():
+            return network.fit(images, labels, options.batch_size, epochs, verbose=verbose, shuffle=True)
+
+    history = fit(train_images, train_labels, options.epochs)
     with backend.scope() if backend_name != "tensorflow" else contextlib.nullcontext():
-        history = network.fit(
-            train_images, data.train_labels.astype("int32"),
-            batch_size=options.batch_size, epochs=options.epochs, shuffle=True, verbose=2,
-        )  # fmt: skip
-        _, accuracy = network.evaluate(test_images, data.test_labels.astype("int32"), batch_size=1000, verbose=2)
+        _, accuracy = network.evaluate(test_images, test_labels, batch_size=1000, verbose=2)
 
     with backend.scope():
         answers = network(keras.ops.convert_to_tensor(test_images[:1000]))
     weights = [variable.value for variable in network.trainable_variables]
-    return {
+    answer = {
         "version": keras.__version__,
         "keras_backend": backend_name,
         "accuracy": float(accuracy),
@@ -146,6 +159,10 @@ def train(options, data):
         "allocator_peak_bytes": backend.peak_bytes() if options.device == "gpu" else None,
         "model_bytes": sum(4 * int(w.shape[0]) * int(w.shape[1] if len(w.shape) > 1 else 1) for w in weights),
     }
+    if options.proof:
+        count = proof.STEPS * options.batch_size
+        answer["proof"] = backend.proof(lambda: fit(train_images[:count], train_labels[:count], 1, verbose=0))
+    return answer
 
 
 if __name__ == "__main__":

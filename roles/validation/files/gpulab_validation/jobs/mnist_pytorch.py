@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 
 import job
+import proof
 
 
 def find_device(torch, wanted):
@@ -57,8 +58,8 @@ def train(options, data):
         with torch.autocast(device.type, dtype=half, enabled=options.mixed_precision):
             return network(images.float() / 255)
 
-    loss_curve = []
-    for epoch, order in enumerate(job.epoch_orders(len(train_images), options)):
+    def train_steps(order):
+        """Train one step for each row of ``order``; return the sum of the losses."""
         total = torch.zeros((), device=device)
         for rows in torch.tensor(order, device=device):
             loss = cross_entropy(forward(train_images[rows]).float(), train_labels[rows])
@@ -68,7 +69,11 @@ def train(options, data):
                 weight.grad /= scale
             adam.step()
             total += loss.detach()
-        loss_curve.append(total.item() / len(order))
+        return total.item()
+
+    loss_curve = []
+    for epoch, order in enumerate(job.epoch_orders(len(train_images), options)):
+        loss_curve.append(train_steps(order) / len(order))
         job.say(epoch, loss_curve[-1])
 
     with torch.no_grad():
@@ -76,7 +81,7 @@ def train(options, data):
         correct = logits.argmax(dim=1) == test_labels
         accuracy = correct.double().mean().item()  # reading it waits for the GPU, so late errors surface here
     model_bytes = sum(weight.numel() * weight.element_size() for weight in network.parameters())
-    return {
+    answer = {
         "version": torch.__version__,
         "accuracy": accuracy,
         "loss_curve": loss_curve,
@@ -86,6 +91,9 @@ def train(options, data):
         "allocator_peak_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else None,
         "model_bytes": model_bytes,
     }
+    if options.proof:
+        answer["proof"] = proof.of_torch(torch, lambda: train_steps(order[: proof.STEPS]))
+    return answer
 
 
 if __name__ == "__main__":

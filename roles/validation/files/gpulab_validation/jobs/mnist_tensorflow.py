@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 
 import job
+import proof
 
 
 def find_device(tf, wanted):
@@ -96,15 +97,18 @@ def train(options, data):
             correct = tf.cast(tf.equal(tf.argmax(logits, axis=1), test_labels), tf.float32)
             return logits, tf.reduce_mean(correct)
 
+    def train_steps(order):
+        """Train one step for each row of ``order``; return the mean of the losses."""
+        with tf.device(device):
+            return float(train_epoch(tf.constant(order.astype("int64"))))
+
     loss_curve = []
     for epoch, order in enumerate(job.epoch_orders(len(data.train_images), options)):
-        with tf.device(device):
-            loss = train_epoch(tf.constant(order.astype("int64")))
-        loss_curve.append(float(loss))
+        loss_curve.append(train_steps(order))
         job.say(epoch, loss_curve[-1])
 
     logits, accuracy = answer()
-    return {
+    result = {
         "version": tf.__version__,
         "accuracy": float(accuracy),
         "loss_curve": loss_curve,
@@ -114,6 +118,9 @@ def train(options, data):
         "allocator_peak_bytes": tf.config.experimental.get_memory_info("GPU:0")["peak"] if on_gpu else None,
         "model_bytes": sum(array.nbytes for array in job.initial_weights(options)),
     }
+    if options.proof:
+        result["proof"] = proof.of_tensorflow(tf, lambda: train_steps(order[: proof.STEPS]))
+    return result
 
 
 def short(device):
