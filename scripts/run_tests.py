@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
@@ -28,6 +29,10 @@ from testbed import Bed, Unavailable, apt_install
 
 LAST_LINES = 60  # of a failed stage's output
 PLAIN = {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1", "TERM": "dumb"}  # no escape codes in captured output
+
+
+#: What a stage prints while another one runs goes into the file ``log`` of its thread: two at once could not be read.
+LANE = threading.local()
 
 
 @dataclass
@@ -48,6 +53,7 @@ class Stage:
     purpose: str
     run: Callable[[], Outcome]
     needs_engine: bool = False
+    beside: str = ""  # a longer stage that mostly waits; while it runs, there is time for this one
 
 
 # --- kinds of stages ------------------------------------------------------------------------------
@@ -83,6 +89,7 @@ def pytest(*words: str, environment: dict[str, str] | None = None) -> Outcome:
             [sys.executable, "-m", "pytest", f"--junit-xml={report}", *words],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
+            stdout=getattr(LANE, "log", None),
             env=os.environ | (environment or {}),
             check=False,
         )
@@ -252,11 +259,11 @@ STAGES = [
     Stage("unit", "units, without any host", unit),
     Stage("playbooks", "environments, with stand-in packages", lambda: pytest("tests/playbooks", "--quiet")),
     Stage("page", "the lab's report in a real browser", page),
-    Stage("frameworks", "arithmetic and jobs in real frameworks, on the processor", frameworks),
     Stage("molecule", "site.yml on a fresh host, twice, then verified", molecule, needs_engine=True),
-    Stage("containers", "./provision as a person runs it, and bad input", containers, needs_engine=True),
     Stage("driver", "drivers on hosts that pose as a lab's, and real builds", driver, needs_engine=True),
-    Stage("cuda", "CUDA and cuDNN with real compilers and libraries", cuda, needs_engine=True),
+    Stage("containers", "./provision as a person runs it, and bad input", containers, True, beside="driver"),
+    Stage("cuda", "CUDA and cuDNN with real compilers and libraries", cuda, True, beside="driver"),
+    Stage("frameworks", "arithmetic and jobs in real frameworks, on the processor", frameworks, beside="driver"),
     Stage("vm", "drivers on a real kernel, with real reboots", virtual_machine, needs_engine=True),
 ]
 
@@ -272,11 +279,44 @@ def run_stage(stage: Stage, position: str) -> Outcome:
         outcome = stage.run()
     except Unavailable as reason:
         outcome = Outcome(skipped=[(stage.name, str(reason))])
+    except Exception as error:  # of a thread nobody would hear
+        outcome = Outcome(failed=1, output=f"{type(error).__name__}: {error}")
+    if log := getattr(LANE, "log", None):
+        log.seek(0)
+        print(log.read(), flush=True)
     if outcome.output:
         print("\n".join(f"    {line}" for line in outcome.output.splitlines()[-LAST_LINES:]))
     word = "FAILED" if outcome.failed else "skipped" if outcome.skipped and not outcome.passed else "ok"
     print(f"[{position}] {stage.name}: {word}, {time.monotonic() - started:.0f} s\n", flush=True)
     return outcome
+
+
+def run_stages(stages: list[Stage]) -> list[Outcome]:
+    """Run all stages in their order, but those that go beside another one while that runs; return their outcomes."""
+    outcomes: dict[str, Outcome] = {}
+    chosen = {stage.name for stage in stages}
+    place = {stage.name: f"{number}/{len(stages)}" for number, stage in enumerate(stages, start=1)}
+
+    def one(stage: Stage) -> None:
+        outcomes[stage.name] = run_stage(stage, place[stage.name])
+
+    def aside(lane: list[Stage]) -> None:
+        for stage in lane:
+            with tempfile.TemporaryFile("w+", errors="replace") as LANE.log:
+                one(stage)
+
+    for stage in stages:
+        if stage.beside in chosen:
+            continue
+        lane = [other for other in stages if other.beside == stage.name]
+        thread = threading.Thread(target=aside, args=(lane,))
+        if lane:
+            prepare_bed_if_used(stages)  # once, before two stages could do it
+            thread.start()
+        one(stage)
+        if lane:
+            thread.join()
+    return [outcomes[stage.name] for stage in stages]
 
 
 def in_ci() -> bool:
@@ -331,7 +371,7 @@ def main() -> int:
         os.environ["GPULAB_TEST_LONG"] = "1"
     started = time.monotonic()
     stages = choose(arguments.only, arguments.fast)
-    outcomes = [run_stage(stage, f"{number}/{len(stages)}") for number, stage in enumerate(stages, start=1)]
+    outcomes = run_stages(stages)
     print(f"all stages: {time.monotonic() - started:.0f} s")
     return summary(stages, outcomes)
 

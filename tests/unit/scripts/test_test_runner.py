@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
 
 import pytest
 import run_tests
@@ -69,6 +70,35 @@ def test_stages_are_chosen() -> None:
     assert "ruff" in fast
     assert not {"molecule", "containers"} & set(fast)
     assert [stage.name for stage in run_tests.choose(["unit"], fast=False)] == ["unit"]
+
+
+def test_a_stage_beside_another_runs_while_that_does_and_loses_nothing(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run_tests, "prepare_bed", lambda: testbed.Unavailable("no engine"))
+    begun, ended = Event(), Event()
+
+    def long() -> Outcome:
+        assert begun.wait(20)
+        ended.set()
+        return Outcome(passed=1)
+
+    def beside() -> Outcome:
+        begun.set()
+        assert ended.wait(20)
+        return run_tests.pytest(str(tmp_path), "--quiet")
+
+    def broken() -> Outcome:
+        raise ValueError("in a thread")
+
+    stages = [Stage("first", "", Outcome), Stage("long", "", long), Stage("x", "", beside, beside="long")]
+    stages += [Stage("y", "", broken, beside="long"), Stage("last", "", lambda: Outcome(passed=2))]
+    outcomes = run_tests.run_stages(stages)
+    assert [(outcome.passed, outcome.failed) for outcome in outcomes] == [(0, 0), (1, 0), (0, 1), (0, 1), (2, 0)]
+    printed = capfd.readouterr().out
+    assert "no tests ran" in printed
+    assert "ValueError: in a thread" in printed
+    assert printed.index("[5/5] last") > printed.index("[4/5] y: FAILED")
 
 
 # --- the test bed ---------------------------------------------------------------------------------
