@@ -219,9 +219,12 @@ class Validation:
         """
         failed = [row for row in self.document["checks"] if row["status"] == "FAIL"]
         bad = [row for row in failed if row["id"] != "gpu.busy"]
+        if c.profile == "gpu" and not c.devices:
+            bad = bad or [row for row in self.document["checks"] if row["id"] == "gpu.devices"]
         blocked = bool(bad) and c.profile == "gpu"
-        if len(failed) > len(bad) and not blocked:
-            raise Busy(next(row["message"] for row in failed if row["id"] == "gpu.busy"))
+        busy = [row for row in failed if row["id"] == "gpu.busy"]
+        if busy and not blocked:
+            raise Busy(busy[0]["message"])
         self._write_unfinished("UNFINISHED", "the validation has not finished, or it was killed")
         if blocked:
             self._only_looked()
@@ -496,6 +499,9 @@ def judge_devices(c):
     usable = {device.bdf for device in c.devices}
     without = [bus for bus in on_bus if bus not in usable]
     make = functools.partial(gates.check, "gpu.devices", "host", tier=1)
+    error = looks.part(c.observation, "nvml", "error")
+    if error and looks.part(error, "code") is None:  # nobody asked the driver: that is no word about a GPU
+        return make("UNKNOWN", "the driver could not be asked what there is to compute on", "NOT_OBSERVED")
     if not c.devices or without:
         words = "nothing can compute on %s: the driver does not show it, it is lost, or MIG is on and has no instances"
         return make("FAIL", words % (", ".join(without) or "any GPU"), "NO_DEVICE")

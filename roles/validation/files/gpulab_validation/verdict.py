@@ -13,6 +13,8 @@ ACTIONS = ("none", "restart_app", "reset_gpu", "reboot", "isolate", "rma")
 EXIT_CODES = {"PASS": 0, "WARN": 0, "FAIL": 1, "UNKNOWN": 2, "SKIP": 77}
 #: The tiers in their order, quick ones first.
 TIERS = ("preflight", "identity", "health", "numerics", "job", "performance", "diagnostics")
+#: Reason codes of what was not computed at all: it says nothing about a GPU.
+NOT_RUN = ("BLOCKED", "NOT_PROVEN", "NOT_REQUESTED")
 #: The first tier that computes something: what lies before it only looks, and is looked at in every run.
 FIRST_COSTLY = 3
 
@@ -94,21 +96,25 @@ def label(status, profile, simulated):
 
 def summary(checks, worst):
     """Say in one line what was proven, or what is wrong."""
+    ran = [row for row in checks if row["tier"] >= FIRST_COSTLY and row["reason_code"] not in NOT_RUN]
     parts = []
-    devices = {row["target"].rpartition("@")[2] for row in checks if row["id"].startswith("num.fwd_bwd")}
+    devices = {row["target"].rpartition("@")[2] for row in ran if row["id"].startswith("num.fwd_bwd")}
     if devices:
         bad = {
             row["target"].rpartition("@")[2]
-            for row in checks
+            for row in ran
             if row["id"].startswith(("num.", "mem."))
             # A GPU that has no other to be compared with has computed correctly for all that is known.
             and severity(row) in (("FAIL",) if row["id"] == "num.cross_gpu" else ("FAIL", "UNKNOWN"))
         }
         kind = "processors" if devices == {"cpu"} else "GPUs"
         parts.append("%d of %d %s computed correctly" % (len(devices - bad), len(devices), kind))
-    trained = [row for row in checks if row["id"] == "mnist.train"]
+    trained = [row for row in ran if row["id"] == "mnist.train"]
     good = sum(1 for row in trained if row["status"] in ("PASS", "WARN"))
-    parts.append("%d of %d MNIST jobs trained as they should" % (good, len(trained)))
+    if trained:
+        parts.append("%d of %d MNIST jobs trained as they should" % (good, len(trained)))
+    if not parts:
+        parts.append("nothing was computed")
     reasons = ["%s: %s" % (row["target"], row["message"]) for row in worst]
     more = " (and %d more)" % (len(reasons) - 3) if len(reasons) > 3 else ""
     return gates.text("; ".join([*parts, *reasons[:3]]) + more, 1200)
