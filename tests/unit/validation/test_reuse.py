@@ -233,3 +233,31 @@ def test_a_dry_run_tells_and_changes_nothing(proven: Lab) -> None:
     assert sorted(proven.base.rglob("*")) == before
     assert jobs_run(proven) == 1
     assert proven.validate("--dry-run", environments=[managed(proven)])[1]["reused"] is True
+
+
+def test_a_library_that_was_lost_runs_anew(lab: Lab) -> None:
+    row = managed(lab)
+    library = lab.directory / "envs/torch/lib/python3.11/site-packages/torch/lib/libtorch_cuda.so"
+    library.parent.mkdir(parents=True)
+    library.write_text("code")
+    assert lab.validate(environments=[row])[0] == 0
+    assert lab.validate("--dry-run", environments=[row])[1]["reused"] is True
+    library.unlink()
+    assert lab.validate("--dry-run", environments=[row])[1]["reason"] == "changed: environment torch"
+
+
+def test_other_libraries_of_the_host_run_anew(proven: Lab) -> None:
+    row = {"path": "/usr/lib/libcudnn.so.9", "version": "9.13.0", "kind": "library"}
+    proven.write_facts(cudnn=[row])
+    reply = proven.validate("--dry-run", environments=[managed(proven)])[1]
+    assert reply["reason"] == "changed: CUDA and cuDNN of the host"
+
+
+def test_an_environment_that_does_not_answer_is_unknown_and_starts_nothing(lab: Lab) -> None:
+    (lab.programs / "probes" / "environment.py").write_text("import time\ntime.sleep(60)\n")
+    runner = (lab.programs / "runner.py").read_text()
+    (lab.programs / "runner.py").write_text(runner.replace("ASK_TIMEOUT = 60", "ASK_TIMEOUT = 1"))
+    code, reply = lab.validate(environments=[managed(lab)])
+    assert (code, jobs_run(lab)) == (2, 0)
+    assert reply["document"]["verdict"]["reason_code"] == "NO_ANSWER"
+    assert "does not answer" in reply["document"]["verdict"]["summary"]

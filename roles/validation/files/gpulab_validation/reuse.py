@@ -6,6 +6,7 @@ from __future__ import annotations
 import calendar
 import glob
 import os
+import shutil
 import time
 
 import files
@@ -13,6 +14,8 @@ from verdict import FIRST_COSTLY, SCHEMA_VERSION, worst_status
 
 #: Settings that say what is measured beside the arithmetic and the jobs.
 MEASURED = ("data_parallel", "performance", "diagnostics")
+#: Programs of others that diagnostics run.
+TOOLS = ("dcgmi", "all_reduce_perf")
 #: Asks an interpreter what is installed for it, in a stable order.
 LIST_DISTRIBUTIONS = """
 import hashlib, importlib.metadata as metadata, sys
@@ -21,10 +24,11 @@ print(hashlib.sha256("\\n".join([sys.version, *found]).encode()).hexdigest())
 """
 
 
-def parts(settings, programs_sha256, c, ask_interpreter):
+def parts(settings, programs_sha256, c, look_into, ask_interpreter):
     """Return what a verdict rests on, part by part: ``{what in words: digest}``.
 
     :param c: the context of the checks, see validate.py
+    :param look_into: function ``(python) -> text``: a digest of what lies below that interpreter
     :param ask_interpreter: function ``(python) -> text``: the output of LIST_DISTRIBUTIONS under that interpreter, or
         an empty string when it failed
     """
@@ -33,33 +37,47 @@ def parts(settings, programs_sha256, c, ask_interpreter):
         "validation programs": programs_sha256,
         "profile": settings["profile"] + (" simulated" if settings["simulated"] else ""),
         "GPUs and driver": files.sha256_json(_hardware(c)),
+        "CUDA and cuDNN of the host": files.sha256_json(_libraries(c)),
         "user of the jobs": settings["user"],
         "job parameters": files.sha256_json([settings[key] for key in sorted(settings) if key.startswith("job_")
                                              and key not in ("job_policy", "job_max_age_days", "job_timeout")]),
         "data set": _data(settings),
-        "what is measured": files.sha256_json([settings[key] for key in MEASURED]),
+        "what is measured": files.sha256_json([[settings[key] for key in MEASURED], _tools(settings)]),
         "missing environments": files.sha256_json(sorted(row["name"] for row in settings["missing_environments"])),
     }  # fmt: skip
     for row in settings["environments"]:
-        installed = _installed(row["python"])
-        if row["origin"] != "managed" or not row["digest"] or not installed:
+        installed = [look_into(row["python"])]
+        if row["origin"] != "managed" or not row["digest"]:
             # Nobody vouches for what is in there, so ask; no answer is never taken for no change.
-            installed = ask_interpreter(row["python"]).strip() or files.new_run_id()
-        wanted = [
-            row["python"],
-            os.path.realpath(row["python"]),
-            row["digest"],
-            row["frameworks"],
-            row["keras_backend"],
-        ]
+            installed.append(ask_interpreter(row["python"]).strip() or files.new_run_id())
+        wanted = [row["python"], row["digest"], row["frameworks"], row["keras_backend"]]
         answer["environment " + row["name"]] = files.sha256_json([wanted, installed])
     return answer
 
 
 def _hardware(c):
     """Return what must be the same for an earlier verdict to hold: GPUs by their own numbers, and the loaded driver."""
+    driver = c.facts["driver"] or {}
     gpus = [[gpu.get(key) for key in ("bus", "vendor", "device")] for gpu in c.facts["gpus"] or ()]
-    return [gpus, [list(device[1:4]) for device in c.devices], (c.facts["driver"] or {}).get("loaded_version")]
+    shown = ((c.observation or {}).get("nvml") or {}).get("gpus") or ()
+    settings = [[gpu.get("uuid"), gpu.get("vbios"), (gpu.get("ecc") or {}).get("current")] for gpu in shown]
+    loaded = [driver.get(key) for key in ("loaded_version", "module", "library_version")]
+    return [gpus, [list(device[1:4]) for device in c.devices], settings, loaded]
+
+
+def _libraries(c):
+    """Return the toolkits and the cuDNN of the host: frameworks may be built against them."""
+    toolkits = [[row.get("real"), row.get("version")] for row in c.facts.get("cuda") or ()]
+    return [toolkits, [[row.get("path"), row.get("version")] for row in c.facts.get("cudnn") or ()]]
+
+
+def _tools(settings):
+    """Return which tools the diagnostics asked for would use."""
+    found = []
+    for name in TOOLS if settings["diagnostics"] else ():
+        path = shutil.which(name)
+        found.append([name, path, os.stat(path).st_mtime_ns if path else None])
+    return found
 
 
 def _data(settings):
@@ -74,13 +92,6 @@ def _data(settings):
                 given.append([path, error.strerror])
     keys = ("mnist_source", "mnist_dir", "mnist_host_dir", "mnist_mirrors")
     return files.sha256_json([[settings[key] for key in keys], given])
-
-
-def _installed(python):
-    """List the packages of an environment from directory names, without starting its interpreter."""
-    prefix = os.path.dirname(os.path.dirname(python))
-    found = glob.glob(os.path.join(glob.escape(prefix), "lib*", "python3*", "site-packages", "*.dist-info"))
-    return sorted(os.path.basename(path) for path in found)
 
 
 def why_not(previous, current, settings, only_looking=False):

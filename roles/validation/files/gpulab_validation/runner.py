@@ -24,6 +24,10 @@ ASK_TIMEOUT = 60
 PROBE_GRACE = 1.0
 
 
+class NoAnswer(Exception):
+    """Something that must be looked at does not answer; the message says what."""
+
+
 class Runner:
     """What starts processes, and where they write.
 
@@ -56,9 +60,7 @@ class Runner:
             if os.path.join(runs, old) != keep:
                 shutil.rmtree(os.path.join(runs, old), ignore_errors=True)
         self._remove_scratch_of_a_killed_run()
-        self.scratch = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
-        files.write_atomically(self._scratch_record, self.scratch.encode())
-        self._give_away(self.scratch)
+        self.scratch = self._make_directory(self._scratch_record)
 
     def prepare_for_looking(self):
         """Make a place for logs that is removed again at the end: nothing on the host changes.
@@ -73,9 +75,22 @@ class Runner:
 
         Not below the scratch directory: that is the jobs' user's, who could put a link in its place meanwhile.
         """
-        directory = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
-        self._more_scratch.append(directory)
-        self._give_away(directory)
+        return self._make_directory()
+
+    def _make_directory(self, record=None):
+        """Make a directory for the jobs' user, inside one of our own, so that nobody can put a link in its place.
+
+        :param record: a file to note it in first
+        """
+        own = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
+        self._more_scratch.append(own)
+        if record:
+            files.write_atomically(record, own.encode())
+        os.chmod(own, 0o755)
+        directory = os.path.join(own, "jobs")
+        os.mkdir(directory, 0o700)
+        if self.user is not None:
+            os.chown(directory, self.user.uid, self.user.gid)
         return directory
 
     def forget(self):
@@ -84,7 +99,7 @@ class Runner:
 
     def clean(self):
         """Remove everything that jobs could write."""
-        for directory in [*self._more_scratch, *([self.scratch] if self.scratch else [])]:
+        for directory in self._more_scratch:
             shutil.rmtree(directory, ignore_errors=True)
         if self.scratch:
             files.remove(self._scratch_record)
@@ -98,10 +113,6 @@ class Runner:
             return
         if os.path.basename(path).startswith(SCRATCH_PREFIX):
             shutil.rmtree(path, ignore_errors=True)
-
-    def _give_away(self, path):
-        if self.user is not None:
-            os.chown(path, self.user.uid, self.user.gid)
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
@@ -159,6 +170,19 @@ class Runner:
         if errors:
             raise errors[0]
         return answers
+
+    def look_into(self, python):
+        """Return a digest of what lies below an interpreter.
+
+        :raises NoAnswer: when the path does not answer within its time
+        """
+        with tempfile.TemporaryDirectory(prefix="gpulab-ask-") as directory:
+            log = os.path.join(directory, "log")
+            outcome = self.probe("environment.py", [python], log, ASK_TIMEOUT)
+        if outcome.state != "finished" or outcome.code != 0:
+            words = "%s cannot be looked into (%s): a file system that does not answer, or %s"
+            raise NoAnswer(words % (python, outcome.state, outcome.tail[-200:] or "no more is known"))
+        return outcome.tail.strip()
 
     def ask(self, python, program_text):
         """Return what an interpreter prints for a text of Python, or an empty string when it fails."""

@@ -139,7 +139,9 @@ class Validation:
             else:
                 self.runner.prepare(keep=(previous or {}).get("log_directory"))
             c = self._look(previous)
-            parts = reuse.parts(self.settings, files.programs_sha256(PROGRAMS), c, self._ask_interpreter)
+            parts = reuse.parts(
+                self.settings, files.programs_sha256(PROGRAMS), c, self.runner.look_into, self._ask_interpreter
+            )
             only_looking = self.last_tier < verdict_module.FIRST_COSTLY
             why = reuse.why_not(previous, parts, self.settings, only_looking)
             if dry_run:
@@ -161,7 +163,10 @@ class Validation:
         except Interrupted as signal_name:
             self._write_unfinished("INTERRUPTED", "the validation was stopped by %s" % signal_name)
         except Busy:
+            self._refuse(c, previous, parts)
             raise
+        except runner_module.NoAnswer as error:
+            self._write_unfinished("NO_ANSWER", str(error))
         except Exception as error:
             if dry_run:
                 raise
@@ -212,6 +217,20 @@ class Validation:
         self.seconds[2] = took(self.seconds[2])
         return c
 
+    def _refuse(self, c, previous, parts):
+        """Somebody works on the GPUs, so nothing is computed; what was seen is written all the same.
+
+        A proof that still holds but for its age stands; one that does not must not go on speaking for the host.
+        """
+        why = reuse.why_not(previous, parts, self.settings, only_looking=True)
+        self._only_looked()
+        if why is None:
+            self._carry(previous)
+            self._judge(c, previous)
+        else:
+            self._not_run(c, "NOT_PROVEN", "not proven since: %s" % why)
+            self._judge(c)
+
     def _compute(self, c):
         """Run the tiers that compute, one after the other, unless the host is not fit for it.
 
@@ -246,8 +265,15 @@ class Validation:
             self.document["checks"] += checks
             self.seconds[number] = took(started)
         if c.profile == "gpu":
-            c.kernel_log = kernel_log.read(c.facts["boot_id"], self.log_position)
-            self._replace([health.judge_xids(c.kernel_log, container=c.facts["container"])])
+            self._look_again(c)
+
+    def _look_again(self, c):
+        """Judge driver and health once more: some faults show under load alone."""
+        c.kernel_log = kernel_log.read(c.facts["boot_id"], self.log_position)
+        c.observation = observe.observe(self.runner)
+        self.document["observed"].update(gpus=observed(c)["gpus"])
+        # A GPU that has just worked is warm, and may still be slowed down for it; tier 5 has judged that.
+        self._replace(identity.checks(c) + [row for row in health.checks(c) if row["id"] != "thermal"])
 
     def _numerics(self, c):
         self.runner.progress("comparing arithmetic with NumPy's in 64 bits")
@@ -456,12 +482,14 @@ def read_table(name):
 
 
 def log_position(previous, boot_id):
-    """Return from where on the kernel's messages are news: where the last good run of this boot began, else now."""
-    good = looks.part(previous, "verdict", "status") in ("PASS", "WARN")
+    """Return from where on the kernel's messages are news: where the last run of this boot began, else now.
+
+    After a run that told of a fault it is now as well: that fault is known, and asks for new proof.
+    """
     same_boot = looks.part(previous, "host", "boot_id") == boot_id
-    earlier = looks.part(previous, "log_position") if good and same_boot else None
-    earlier = earlier if isinstance(earlier, dict) else None
-    return earlier or kernel_log.position()
+    told = any(row.get("id") == "xid" and row.get("status") == "FAIL" for row in looks.rows(previous, "checks") or ())
+    earlier = looks.part(previous, "log_position") if same_boot and not told else None
+    return earlier if isinstance(earlier, dict) and earlier else kernel_log.position()
 
 
 def took(started):
@@ -494,10 +522,10 @@ def devices(c):
 
 
 def judge_devices(c):
-    """Return the check gpu.devices: on every NVIDIA GPU of the bus there is something that jobs can compute on."""
-    on_bus = [gpu["bus"] for gpu in c.facts["gpus"] or ()]
+    """Return the check gpu.devices: on every GPU that is ours to judge there is something that jobs can compute on."""
+    wanted = [bdf for bdf, _ in identity.targets(c) if bdf]  # none that another driver has, or another container
     usable = {device.bdf for device in c.devices}
-    without = [bus for bus in on_bus if bus not in usable]
+    without = [bdf for bdf in wanted if bdf not in usable]
     make = functools.partial(gates.check, "gpu.devices", "host", tier=1)
     error = looks.part(c.observation, "nvml", "error")
     if error and looks.part(error, "code") is None:  # nobody asked the driver: that is no word about a GPU
@@ -505,7 +533,7 @@ def judge_devices(c):
     if not c.devices or without:
         words = "nothing can compute on %s: the driver does not show it, it is lost, or MIG is on and has no instances"
         return make("FAIL", words % (", ".join(without) or "any GPU"), "NO_DEVICE")
-    return make("PASS", "%d devices on %d GPUs" % (len(c.devices), len(on_bus)))
+    return make("PASS", "%d devices on %d GPUs" % (len(c.devices), len(wanted)))
 
 
 def observed(c):
