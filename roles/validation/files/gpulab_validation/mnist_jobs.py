@@ -200,12 +200,12 @@ def keras_backend(job):
 
 
 def judge_version(job, result):
-    """Compare the version that ran with the planned one, in environments of this project; return the checks."""
+    """Compare the version that ran with the locked one, in environments of this project; return the checks."""
     planned, ran = job.environment["frameworks"][job.framework], (result or {}).get("version")
     if job.environment["origin"] != "managed" or not isinstance(planned, str) or not planned or not ran:
         return []
     ran = gates.text(ran, 40)
-    words = "%s %s ran, %s is planned" % (job.framework, ran, planned)
+    words = "%s %s ran, %s is in the environment's lock" % (job.framework, ran, planned)
     if ran.split("+")[0] == planned.split("+")[0]:  # 2.13.0+cpu is 2.13.0
         return [gates.check("environment.version", job.target, "PASS", words)]
     return [gates.check("environment.version", job.target, "FAIL", words, "VERSION")]

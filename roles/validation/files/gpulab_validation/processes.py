@@ -69,6 +69,8 @@ def run(command, environment, directory, log_path, timeout, user=None, grace=Non
         except (OSError, subprocess.SubprocessError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             who = " by user %s" % user.name if user is not None else ""
+            if user is not None and isinstance(error, PermissionError):
+                reason += ": let that user read it and its directories, or name another one in validation_user"
             return Outcome("not_started", None, 0.0, "%s cannot be started%s: %s" % (command[0], who, reason))
     state = "finished"
     try:
