@@ -31,8 +31,8 @@ class ActionModule(ActionBase):
 
     ``collect: false`` takes nothing of this run and makes page and JUnit file from the files that are there. Returns
     ``changed``, ``changed_files``, ``table`` (text), ``statuses`` (host -> verdict, with what the lab's other hosts
-    show), ``report`` and ``junit`` (paths). Files of hosts that were only looked at again are written and count as no
-    change. In check mode nothing is written.
+    show), ``problems`` (host that did not pass -> why, and where more is said), ``report`` and ``junit`` (paths). Files
+    of hosts that were only looked at again are written and count as no change. In check mode nothing is written.
     """
 
     TRANSFERS_FILES = False
@@ -69,8 +69,12 @@ class ActionModule(ActionBase):
         result.update(
             changed=news,
             changed_files=files,
-            table=table({host.name: {**host.shown, **_reused(entries.get(host.name))} for host in hosts}),
+            table=table(
+                {host.name: {**host.shown, **_reused(entries.get(host.name))} for host in hosts},
+                {host.name: host.why for host in hosts if host.document is None},
+            ),
             statuses={host.name: host.status for host in hosts},
+            problems={host.name: problem(host, directory) for host in hosts if host.status not in ("PASS", "WARN")},
             report=str(directory / store.PAGE),
             junit=str(directory / store.JUNIT),
         )
@@ -128,6 +132,15 @@ def plan_file(name: str, known: Mapping[str, Any], document: Mapping[str, Any] |
         "simulated": facts.get("simulated"),
         "no_verdict": "" if document else why_no_verdict(known, answer, bool(facts)),
     }
+
+
+def problem(host: store.Host, directory: Path) -> str:
+    """Return why a host did not pass, and which files say more: one without a verdict has no JSON of its own."""
+    where = f"the report, {directory / store.PAGE}"
+    if host.document is not None:
+        where += f", and {directory / store.file_name(host.name)}.json"
+    why = host.why or "its document does not say why"
+    return f"{host.status} - {why.rstrip('.')}. More: {where}"
 
 
 def why_no_verdict(known: Mapping[str, Any], answer: Mapping[str, Any], answered: bool) -> str:

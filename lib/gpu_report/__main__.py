@@ -39,7 +39,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"gpu_report: {error}", file=sys.stderr)
         return 2
     if options.table:
-        print(table.table({host.name: host.shown for host in lab.hosts}))
+        reasons = {host.name: host.why for host in lab.hosts if host.document is None}
+        print(table.table({host.name: host.shown for host in lab.hosts}, reasons))
     print(output)
     return 0
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpu_report.plain import NOTHING, framework, mapping, mappings, number, sequence, short, text
+from gpu_report.plain import NOTHING, dataset, framework, mapping, mappings, number, sequence, short, text
 from gpu_report.store import Host, Lab
 
 vl_convert: Any
@@ -58,6 +58,8 @@ _TITLES = {
     "device_to_host": "GPU to host",
     "all_reduce": "All-reduce",
 }
+#: Runs that lie further apart than this share of their median are shown beside it.
+_UNSTEADY = 0.2
 _MODES = ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -112,7 +114,7 @@ def _responsive(found: re.Match[str]) -> str:
 
 
 def training(hosts: Iterable[Host]) -> list[Figure]:
-    """Return a figure for each framework: the loss of its MNIST jobs by epoch."""
+    """Return a figure for each framework: the loss of its training jobs by epoch."""
     jobs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for host in hosts:
         for result in mappings(mapping(host.document).get("results")):
@@ -121,6 +123,7 @@ def training(hosts: Iterable[Host]) -> list[Figure]:
                 {
                     "host": text(host.name, 60),
                     "environment": text(result.get("environment"), 40),
+                    "dataset": dataset(result.get("dataset")),
                     "curve": curve,
                     "accuracy": number(result.get("accuracy")),
                     "seconds": number(result.get("seconds")),
@@ -198,6 +201,7 @@ def _losses(name: str, jobs: list[dict[str, Any]]) -> Figure:
         (
             job["host"],
             job["environment"],
+            job["dataset"] or NOTHING,
             *(short(job["curve"][place]) if job["curve"] else short(None) for place in (0, -1)),
             NOTHING if job["accuracy"] is None else f"{job['accuracy']:.4f}",
             short(job["seconds"]),
@@ -205,14 +209,17 @@ def _losses(name: str, jobs: list[dict[str, Any]]) -> Figure:
         )
         for job in [*bad, *good]
     ]
-    accuracies = [job["accuracy"] for job in good if job["accuracy"] is not None]
     note = f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}, {len(bad)} failed"
-    if accuracies:
-        low_word, high_word = f"{min(accuracies):.4f}", f"{max(accuracies):.4f}"
-        note += f"; accuracy {low_word}" + (f" to {high_word}" if high_word != low_word else "")
+    # What was reached on one data set says nothing of another one.
+    for kind in sorted({job["dataset"] for job in good}):
+        found = [job["accuracy"] for job in good if job["dataset"] == kind and job["accuracy"] is not None]
+        if found:
+            low_word, high_word = f"{min(found):.4f}", f"{max(found):.4f}"
+            note += f"; accuracy {low_word}" + (f" to {high_word}" if high_word != low_word else "")
+            note += f" on {kind}" if kind else ""
     if band:
         note += "; the line is the median, the band reaches from the lowest to the highest"
-    headings = ("host", "environment", "first loss", "last loss", "accuracy", "seconds", "verdict")
+    headings = ("host", "environment", "data set", "first loss", "last loss", "accuracy", "seconds", "verdict")
     svg = draw({"width": 250, "height": 150, "layer": layers}) if layers else ""
     return Figure(name, note, headings, rows, svg, f"Loss of {name} by epoch: {note}")
 
@@ -241,15 +248,26 @@ def processors(hosts: Iterable[Host]) -> list[Figure]:
         (
             text(host.name, 60),
             text(row.get("device_name"), 60) or NOTHING,
+            f"{framework(row.get('framework'))} in {text(row.get('environment'), 40)}",
             metric_title(text(row.get("metric"), 40)),
-            f"{short(number(row.get('median')))} {text(row.get('unit'), 20)}",
+            text(row.get("method"), 40) or NOTHING,
+            f"{short(number(row.get('median')))} {text(row.get('unit'), 20)}{_unsteady(row)}",
         )
         for host in hosts
         if host.profile == "cpu"
         for row in mappings(mapping(mapping(host.document).get("performance")).get("rows"))
     ]
     note = "measured, compared with nothing"
-    return [Figure("Processors", note, ("host", "processor", "figure", "median"), rows)] if rows else []
+    headings = ("host", "processor", "by", "figure", "method", "median")
+    return [Figure("Processors", note, headings, rows)] if rows else []
+
+
+def _unsteady(row: Mapping[str, Any]) -> str:
+    """Return how far the runs of a figure lie apart, where that is a large part of it; else an empty text."""
+    runs = [value for run in sequence(row.get("runs")) if (value := number(run)) is not None]
+    if not runs or not max(runs) - min(runs) > _UNSTEADY * (number(row.get("median")) or math.inf):
+        return ""
+    return f", {len(runs)} runs from {short(min(runs))} to {short(max(runs))}"
 
 
 def _speeds(metric: str, found: list[Mapping[str, Any]], references: Mapping[tuple[str, str], float]) -> Figure:

@@ -16,6 +16,7 @@ from gpu_report.plain import (
     SEVERITY,
     VERBS,
     counts_as,
+    dataset,
     framework,
     mapping,
     mappings,
@@ -63,7 +64,7 @@ def of_host(host: Host, shared: Shared) -> dict[str, Any]:
         "gpus": _gpus(host),
         "checks": _checks(host),
         "jobs": _jobs(document),
-        "proof": _proof(document),
+        "proof": _proof(host, document),
         "versions": _versions(host, document),
         "reasons": shared.place(_reasons(host)),
         "drift": [
@@ -106,6 +107,7 @@ def _facts(host: Host, document: Mapping[str, Any]) -> list[Row]:
         ["profile", text(document.get("profile"), 20)],
         ["run", text(document.get("run_id"), 60)],
         ["started", text(document.get("started"), 40)],
+        ["proven", text(document.get("finished"), 40)],
         ["looked at last", text(document.get("checked"), 40)],
         ["took", f"{short(number(document.get('duration_s')))} s" if document else ""],
         ["ran as", text(document.get("run_as"), 60)],
@@ -212,6 +214,7 @@ def _jobs(document: Mapping[str, Any]) -> list[Row]:
                 f"{name} {text(result.get('version'), 40)}".strip(),
                 text(result.get("python"), 20),
                 device,
+                dataset(result.get("dataset")),
                 "" if accuracy is None else f"{accuracy:.4f}",
                 "" if (seconds := number(result.get("seconds"))) is None else f"{seconds:.0f} s",
                 charts.curve(sequence(result.get("loss_curve"))),
@@ -221,12 +224,16 @@ def _jobs(document: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _proof(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the proof of GPU use: the signals of each target, and what the same job did without a GPU."""
+def _proof(host: Host, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the proof of GPU use: the signals of each target, and what the same job did without a GPU.
+
+    On a processor there is nothing to prove, and what the jobs did that asked for a GPU stays.
+    """
     proof = mapping(document.get("gpu_use_proof"))
     control = {text(key, 120): text(word, 60) for key, word in mapping(proof.get("negative_control")).items()}
     targets = []
-    for key, target in list(mapping(proof.get("targets")).items())[:_MOST_ROWS]:
+    claimed = {} if host.profile == "cpu" else mapping(proof.get("targets"))
+    for key, target in list(claimed.items())[:_MOST_ROWS]:
         signals = [
             [text(row.get("name"), 40), text(row.get("side"), 20), row.get("ok") is True, text(row.get("detail"), 160)]
             for row in mappings(mapping(target).get("signals"))[:12]

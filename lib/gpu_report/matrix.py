@@ -76,12 +76,15 @@ def _row(host: Host, anchor: str, columns: Sequence[tuple[int, str]]) -> str:
     jobs = f"{passed}/{len(results)}" if results else NOTHING
     jobs_word = "SKIP" if not results else "PASS" if passed == len(results) else "FAIL"
     when = text(document.get("finished"), 40)
+    seen = f"{time(when) if when else 'never'}"
+    if host.looked_again:
+        seen += f'<small class="seen">seen {time(host.looked_again)}</small>'
     return (
         f'<tr id="{anchor}" class="row {host.status}" data-s="{host.status}" data-v="{SEVERITY.index(host.status)}" '
         f'data-t="{e(when)}" data-q="{e(_search(host, document, products), 900)}">'
         f'<th scope="row"><button type="button" class="host" aria-expanded="false">{e(host.name, 60)}</button>'
         f'{_marks(host)}</th><td>{badge(host.status)}</td><td class="gpus">{_gpus(host, products)}</td>{cells}'
-        f'<td class="jobs {jobs_word}">{jobs}</td><td class="when">{time(when) if when else "never"}</td></tr>\n'
+        f'<td class="jobs {jobs_word}">{jobs}</td><td class="when">{seen}</td></tr>\n'
     )
 
 

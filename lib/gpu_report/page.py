@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from gpu_report import charts, details, drift, matrix
 from gpu_report.markup import (
@@ -57,7 +58,7 @@ def render(lab: Lab) -> str:
         _todo(hosts, names),
         matrix.fleet(hosts, names),
         _drift(hosts, names),
-        _training(hosts),
+        _training(hosts, names),
         _throughput(lab, names),
         _numerics(hosts),
         _reading(),
@@ -127,6 +128,11 @@ def fleet_badge(hosts: Sequence[Host]) -> tuple[str, str]:
         return "SKIP", "Processors alone: no claim about any GPU"
     with_gpus = sum(host.profile == "gpu" for host in hosts)
     proven = sum(host.proven for host in hosts)
+    if not with_gpus:
+        # Nobody knows of a GPU here, so there is no fleet to count.
+        unknown = sum(not host.profile for host in hosts)
+        words = f"No claim about any GPU: {count(unknown, 'host')} could not be judged"
+        return ("FAIL" if any(host.status == "FAIL" for host in hosts) else "UNKNOWN"), words
     words = f"GPU fleet: {proven} of {count(with_gpus, 'GPU host')} proven"
     statuses = {host.status for host in hosts}
     if "FAIL" in statuses:
@@ -178,19 +184,39 @@ def _tiles(hosts: Sequence[Host]) -> str:
     in_order = f"{trouble} not in order" if trouble else "all in order" if states else "none seen"
     results = [row for host in hosts for row in mappings(mapping(host.document).get("results"))]
     passed = sum(row.get("status") in ("PASS", "WARN") for row in results)
-    checks = [check for host in hosts for check in host.checks]
-    good = sum(counts_as(check) in ("PASS", "SKIP") for check in checks)
+    drawn = sum(row.get("dataset") == "generated" for row in results)
+    words = Counter(map(_counted, (check for host in hosts for check in host.checks)))
+    good = words.pop("passed", 0)
     stamps = sorted(text(mapping(host.document).get("finished"), 40) for host in hosts)
     stamps = [stamp for stamp in stamps if stamp]
     tiles = [
         ("Hosts", f"{len(hosts):,}", f"{sum(host.profile == 'gpu' for host in hosts)} with GPUs"),
         ("GPUs", f"{len(states):,}", in_order),
-        ("MNIST jobs passed", f"{passed:,}", f"of {len(results):,}"),
-        ("Checks in order", f"{good:,}", f"of {len(checks):,}"),
+        (
+            "Training jobs passed",
+            f"{passed:,}",
+            f"of {len(results):,}{f', {drawn:,} on drawn digits' if drawn else ''}",
+        ),
+        ("Checks passed", f"{good:,}", ", ".join(f"{words[key]:,} {key}" for key in _COUNTED if words[key])),
     ]
+    if not states and all(host.profile == "cpu" for host in hosts):
+        tiles = [tile for tile in tiles if tile[0] != "GPUs"]
     if stamps:
-        tiles.append(("Newest verdict", time(stamps[-1]), f"oldest {time(stamps[0])}"))
+        looked = max(host.looked_again for host in hosts)
+        more = f"<br>looked at {time(looked)}" if looked else ""
+        tiles.append(("Newest proof", time(stamps[-1]), f"oldest {time(stamps[0])}{more}"))
     return "".join(f"<div><dt>{name}</dt><dd>{value}<small>{more}</small></dd></div>" for name, value, more in tiles)
+
+
+#: How checks that did not pass are counted, the worst first.
+_COUNTED = ("failed", "unknown", "to look at", "do not apply", "not asked for")
+
+
+def _counted(check: Mapping[str, Any]) -> str:
+    word = counts_as(check)
+    if word == "SKIP":
+        return "not asked for" if check.get("reason_code") == "NOT_REQUESTED" else "do not apply"
+    return {"PASS": "passed", "WARN": "to look at", "UNKNOWN": "unknown", "FAIL": "failed"}[word]
 
 
 # --- what to do -------------------------------------------------------------------------------------------------------
@@ -273,8 +299,7 @@ def _drift(hosts: Sequence[Host], names: Mapping[str, str]) -> str:
             found[(row["kind"], row["what"], row["before"], row["after"], row["worse"])].append(host.name)
     with_previous = sum(host.previous is not None and host.document is not None for host in hosts)
     if not found:
-        lead = "Nothing changed on any host." if with_previous else "There is no earlier run to compare with."
-        return section("drift", title, lead, "")
+        return section("drift", title, _unchanged(hosts, with_previous), "")
     rows = sorted(
         found.items(),
         key=lambda item: (
@@ -294,6 +319,22 @@ def _drift(hosts: Sequence[Host], names: Mapping[str, str]) -> str:
     lead = f"{count(with_previous, 'host')} compared with the run before. What got worse comes first."
     headings = ("kind", "what", "before", "now", "hosts")
     return section("drift", title, lead, raw_table(headings, body, "Changes", "plain drift", "scroll tall"))
+
+
+def _unchanged(hosts: Sequence[Host], with_previous: int) -> str:
+    """Return what is said where no host changed: since when, or that there is nothing to compare with."""
+    if with_previous:
+        return "Nothing changed on any host."
+    # The document of a host on which something changes is kept; these were looked at again and are as they were.
+    again = [host for host in hosts if host.looked_again and host.status in ("PASS", "WARN")]
+    if not again:
+        return "There is no earlier run to compare with."
+    since = min(text(mapping(host.document).get("finished"), 40) for host in again)
+    looked = max(host.looked_again for host in again)
+    return (
+        f"Nothing has changed since {time(since)}: {count(len(again), 'host')} looked at again, last at "
+        f"{time(looked)}, with the same result."
+    )
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -319,15 +360,30 @@ def _figures(figures: Sequence[charts.Figure], columns: str) -> str:
     return missing + f'<div class="figures {columns}">' + "".join(map(_figure, figures)) + "</div>"
 
 
-def _training(hosts: Sequence[Host]) -> str:
+def _training(hosts: Sequence[Host], names: Mapping[str, str]) -> str:
     figures = charts.training(hosts)
     if not figures:
         return section("training", "Training", "No job has run.", "")
     lead = (
-        "The loss of the MNIST jobs by epoch. Training shows that all the software works together; whether a GPU "
-        "computes right is shown below."
+        f"The loss of the training jobs by epoch{_trained_on(hosts, names)} Training shows that all the software works "
+        "together; whether a device computes right is shown below."
     )
     return section("training", "Training", lead, _figures(figures, "four"))
+
+
+def _trained_on(hosts: Sequence[Host], names: Mapping[str, str]) -> str:
+    """Return on what the jobs trained, as HTML that ends a sentence; hosts that drew their digits are named."""
+    used = {
+        host.name: {text(row.get("dataset")) for row in mappings(mapping(host.document).get("results"))}
+        for host in hosts
+    }
+    kinds = set().union(*used.values()) & {"mnist", "generated"}
+    if kinds == {"mnist"}:
+        return ", on MNIST."
+    if kinds == {"generated"}:
+        return ", on digits that the validator drew: they are not MNIST."
+    drew = sorted((name for name, found in used.items() if "generated" in found), key=natural)
+    return f", on MNIST, and on drawn digits, which are not MNIST, on {links(drew, names)}." if drew else "."
 
 
 def _throughput(lab: Lab, names: Mapping[str, str]) -> str:
@@ -350,6 +406,8 @@ def _throughput(lab: Lab, names: Mapping[str, str]) -> str:
         "Each point is a GPU, compared with the others of its product alone. A grey stroke is the product's reference "
         "figure, mostly the peak of its data sheet; a diamond is a GPU that is slower than its equals."
     )
+    if all(host.profile == "cpu" for host in lab.hosts):
+        lead = "What was measured on processors, which have no reference figures and are compared with nothing."
     return section("throughput", "Throughput", lead, _figures(figures, "three") + outliers)
 
 
@@ -372,8 +430,9 @@ def _reading() -> str:
     marks = "".join(f"<li>{badge(word)} {said}</li>" for word, said in meanings.items())
     return f"""<section id="reading" aria-labelledby="reading-t"><h2 id="reading-t">How to read this</h2>
 <ul class="marks">{marks}</ul>
-<p>A tier with ↺ was proven by an earlier run, and nothing that it rests on has changed since. A comparison of some
-seconds finds a GPU that computes wrong now; it is no guarantee against one that errs once a week: for that there is the
-long soak of tier 6, which has to be asked for. A host marked as simulated has no GPU; what is shown of it proves the
+<p>A tier with ↺ was proven by an earlier run, and nothing that it rests on has changed since. Proven is when
+something was computed on the host last; seen is when it was only looked at after that. A comparison of some seconds
+finds a GPU that computes wrong now; it is no guarantee against one that errs once a week: for that there is the long
+soak of tier 6, which has to be asked for. A host marked as simulated has no GPU; what is shown of it proves the
 program's decisions and nothing else. A host with the profile cpu makes no claim about a GPU.</p></section>
 """

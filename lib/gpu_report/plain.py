@@ -27,6 +27,8 @@ VERBS = {
     "restart_app": "Start the program again",
     "none": "Look at it",
 }
+#: What the jobs trained on, in words; the digits that the validator draws itself are no MNIST.
+_DATASETS = {"mnist": "MNIST", "generated": "drawn digits"}
 _WORDS = {"tensorflow": "TensorFlow", "keras": "Keras", "pytorch": "PyTorch", "torch": "PyTorch", "jax": "JAX"}
 
 
@@ -94,6 +96,11 @@ def troubles(checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str
 def framework(name: Any) -> str:
     """Return a framework's or a backend's name as its makers write it."""
     return _WORDS.get(name, text(name, 40)) if isinstance(name, str) else text(name, 40)
+
+
+def dataset(name: Any) -> str:
+    """Return a data set's name in words; nothing where none is named."""
+    return _DATASETS.get(name, text(name, 40)) if isinstance(name, str) else text(name, 40)
 
 
 def short(value: float | None) -> str:

@@ -89,6 +89,13 @@ class Host:
         return "; ".join([*flagged[:1], said] if flagged else [said])
 
     @cached_property
+    def looked_again(self) -> str:
+        """When the host was looked at last, where that was after its proof was made; else an empty text."""
+        document = mapping(self.document)
+        proven, looked = (text(document.get(key), 40) for key in ("finished", "checked"))
+        return looked if proven and looked > proven else ""
+
+    @cached_property
     def simulated(self) -> bool:
         """Whether anything here comes from a stand-in; a document that does not say is not believed to be real."""
         if self.document is None:

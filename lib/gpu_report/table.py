@@ -13,11 +13,12 @@ _JOBS = ("HOST", "ENVIRONMENT", "FRAMEWORK", "PYTHON", "DEVICE", "DATA SET", "AC
 _MOST_NOTES = 12
 
 
-def table(documents: Mapping[str, Any]) -> str:
+def table(documents: Mapping[str, Any], reasons: Mapping[str, str] | None = None) -> str:
     """Return the verdicts of some hosts as a table of jobs, a table of tiers, and a line for each thing that is wrong.
 
     Args:
         documents: host name -> verdict document; an empty one, or None, for a host without a verdict.
+        reasons: host name -> why it has none.
     """
     jobs: list[Sequence[str]] = [_JOBS]
     notes: list[str] = []
@@ -25,6 +26,7 @@ def table(documents: Mapping[str, Any]) -> str:
         document = mapping(document)
         if not document:
             jobs.append((text(host), *["-"] * 7, "UNKNOWN (no verdict)"))
+            notes.append(f"{text(host)}: UNKNOWN - {text((reasons or {}).get(host), 600) or 'there is no verdict'}")
             continue
         results = mappings(document.get("results"))
         jobs += [_job(host, result) for result in results]
@@ -58,11 +60,10 @@ def _job(host: str, result: Mapping[str, Any]) -> Sequence[str]:
 def _tiers(documents: Mapping[str, Any]) -> list[str]:
     """Return the lines that show how each tier of each host ended; none where no document has tiers."""
     rows: list[Sequence[str]] = [("HOST", *(f"T{number} {name.upper()}" for number, name in enumerate(TIERS)))]
-    for host, document in documents.items():
-        tiers = mapping(mapping(document).get("tiers"))
-        if tiers:
-            rows.append((_cell(host), *(_tier(tiers.get(str(number))) for number in range(len(TIERS)))))
-    return _columns(rows) if len(rows) > 1 else []
+    known = {host: mapping(mapping(document).get("tiers")) for host, document in documents.items()}
+    for host, tiers in known.items():
+        rows.append((_cell(host), *(_tier(tiers.get(str(number))) for number in range(len(TIERS)))))
+    return _columns(rows) if any(known.values()) else []
 
 
 def _tier(tier: Any) -> str:
@@ -75,7 +76,7 @@ def _notes(host: str, document: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     if document.get("reused"):
         lines.append(
-            f"{host}: proven at {_cell(document.get('started'))}; nothing that it rests on has changed since then"
+            f"{host}: proven at {_cell(document.get('finished'))}; nothing that it rests on has changed since then"
         )
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for word, check in troubles(mappings(document.get("checks"))):

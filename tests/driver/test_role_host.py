@@ -108,7 +108,9 @@ def test_the_next_run_says_it_again_and_nothing_is_proven(
 ) -> None:
     again = play(ROOT / "site.yml", {desk.name: desk}, variables={desk.name: ubuntu})
     refused(again, f"driver {LATEST} takes effect with a reboot, so nothing was proven", "nvidia_driver_reboot_allowed")
-    assert recap(again.output, desk.name)["changed"] == 0, again.output
+    # That there is no verdict is news to the report on the control node; the host stays as it is.
+    assert steps_taken(again.output, desk.name) == []
+    assert recap(again.output, desk.name)["changed"] <= 1, again.output
     assert f"driver {LATEST} is installed and takes effect with a reboot" in told(again)
 
 

@@ -141,6 +141,22 @@ def test_a_host_opens_with_its_plan_checks_versions_and_proof(page: Page) -> Non
     assert page.all(".detail") == []
 
 
+def test_a_processor_shows_that_its_jobs_refused_and_no_proof_of_a_gpu(page: Page) -> None:
+    page.open("#h-login01")
+    text = str(page.one(".detail").get_attribute("textContent"))
+    assert "Asked for a GPU, each job refused (4 of 4)." in text
+    assert "Proof that the GPU was used" not in text
+
+
+def test_a_host_says_on_what_it_trained_and_when_it_was_looked_at_last(page: Page) -> None:
+    page.open("#h-login02")
+    jobs = next(part for part in page.all(".detail .inside > div") if part.text.startswith("Training jobs"))
+    assert jobs.text.count("drawn digits") == 4
+    page.open()
+    assert page.all(".when .seen time")
+    assert "seen" in page.one("#h-volta01 .when").text
+
+
 def test_a_host_that_did_not_answer_says_why(page: Page) -> None:
     page.open("#h-ampere03")
     assert "No route to host" in page.one(".detail").text

@@ -93,12 +93,17 @@
     box.append(halves);
     if (host.gpus.length) box.append(part("GPUs", table(["verdict", "bus", "product", "memory", "UUID", "VBIOS"], host.gpus.map(([word, ...rest]) => [badge(word), ...rest]))));
     if (host.jobs.length) {
-      const rows = host.jobs.map(([word, environment, framework, python, device, accuracy, seconds, points, note]) => [
-        badge(word), environment, framework, python, device, accuracy, seconds, curve(points), note]);
-      box.append(part("Training jobs", table(["verdict", "environment", "framework", "Python", "device", "accuracy", "took", "loss", "remark"], rows)));
+      const rows = host.jobs.map(([word, environment, framework, python, device, dataset, accuracy, seconds, points, note]) => [
+        badge(word), environment, framework, python, device, dataset, accuracy, seconds, curve(points), note]);
+      box.append(part("Training jobs", table(["verdict", "environment", "framework", "Python", "device", "data set", "accuracy", "took", "loss", "remark"], rows)));
     }
     const proof = host.proof;
-    if (proof.targets.length || proof.control.length) {
+    if (!proof.targets.length && proof.control.length) {
+      const refused = proof.control.every(([, word]) => word === "rejected");
+      box.append(part("The same jobs without a GPU", refused
+        ? make("p", {}, `Asked for a GPU, each job refused (${proof.control.length} of ${proof.control.length}).`)
+        : table(["job", "asked for a GPU that is not there"], proof.control)));
+    } else if (proof.targets.length) {
       const control = new Map(proof.control);
       const known = new Map(proof.targets.map((row) => [row[0], row]));
       const rows = [...new Set([...known.keys(), ...control.keys()])].map((name) => {
@@ -120,7 +125,11 @@
     if (shared.reasons.length) box.append(folded("The plan and why", table(["about", "choice", "because", "source"], shared.reasons, ["", "", "say", "soft"])));
     if (shared.change.length) box.append(folded("What this run had to change", table(["part", "why"], shared.change)));
     if (unmade.length) box.append(folded(`Not judged, because T${failed} failed (${total(unmade)})`, table(headings, checkRows(unmade), classes)));
-    if (fine.length) box.append(folded(`Checks in order (${total(fine)})`, table(headings, checkRows(fine), classes)));
+    if (fine.length) {
+      const passed = total(fine.filter((row) => row[1] === "PASS"));
+      const left = total(fine) - passed;
+      box.append(folded(`Checks in order (${passed} passed${left ? `, ${left} left out` : ""})`, table(headings, checkRows(fine), classes)));
+    }
     if (host.extra.length) box.append(folded("More", table(["what", "value"], host.extra)));
     return box;
   }

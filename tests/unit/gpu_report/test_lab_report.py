@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fabricated_lab
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -71,6 +72,11 @@ def test_a_run_leaves_verdicts_and_report_and_the_next_one_changes_nothing(tmp_p
     assert "gpu01 is not proven" not in output
     assert "proven at 2026-11-20" in output
     assert "UNKNOWN (no verdict)" in output
+    said = " ".join(output.split())
+    assert "gpu02: UNKNOWN - No route to host {{ 7 * 7 }}" in said
+    # The last message names what is there: a host without a verdict has no JSON.
+    assert "gpu02 is not proven: UNKNOWN - No route to host {{ 7 * 7 }}. More: the report, " in said
+    assert "gpu02.json" not in said
     results = tmp_path / "results"
     names = {"gpu01.json", "gpu01.plan.json", "gpu02.plan.json", "junit.xml", "report.html"}
     assert {path.name for path in results.iterdir()} == names
@@ -90,6 +96,17 @@ def test_a_run_leaves_verdicts_and_report_and_the_next_one_changes_nothing(tmp_p
     (results / "report.html").unlink()
     assert "changed=1" in run(tmp_path, AGAIN, lab)[1]
     assert (results / "report.html").exists()
+
+
+def test_a_host_that_failed_says_why_and_where_its_verdict_is(tmp_path: Path, document: Make) -> None:
+    bad = document()
+    fabricated_lab.spoil(bad, "row_remap", "FAIL", "rows wait for a reset", "PENDING", "reset_gpu")
+    code, output = run(tmp_path, STAGE, {"gpu/01": {"validation_verdict": fabricated_lab.settle(bad)}})
+    assert code == 2, output
+    said = " ".join(output.split())
+    assert "gpu/01 is not proven: FAIL - row_remap: rows wait for a reset. More: the report, " in said
+    assert f"and {tmp_path / 'results' / 'gpu%2F01.json'}" in said
+    assert (tmp_path / "results" / "gpu%2F01.json").exists()
 
 
 def test_all_hosts_that_passed_end_the_run_well(tmp_path: Path, document: Make) -> None:

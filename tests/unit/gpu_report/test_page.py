@@ -18,7 +18,7 @@ from typing import Any
 import fabricated_lab
 import pytest
 from fabricated_lab import HOSTILE
-from gpu_report import charts, page, store
+from gpu_report import charts, details, page, store
 from gpu_report.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -137,6 +137,11 @@ def test_the_data_of_the_script_is_json_and_cannot_end_its_element(document: Mak
         ([REAL, REAL | {"verdict": {"status": "WARN"}}], "WARN", "GPU fleet: 2 of 2 GPU hosts proven"),
         ([REAL, REAL | {"profile": None}], "UNKNOWN", "GPU fleet: 1 of 1 GPU host proven"),
         ([REAL | {"profile": "cpu"}], "SKIP", "Processors alone: no claim about any GPU"),
+        (
+            [REAL | {"profile": "cpu"}, REAL | {"profile": None}],
+            "UNKNOWN",
+            "No claim about any GPU: 1 host could not be judged",
+        ),
         ([REAL, REAL | {"profile": "cpu"}], "PASS", "GPU fleet: 1 of 1 GPU host proven"),
     ],
 )
@@ -156,6 +161,108 @@ def test_a_lab_that_passed_and_is_simulated_is_not_green_at_the_top(document: Ma
         text = page.render(store.Lab(hosts(document(**change))))
         assert f'class="hero {look}"' in text
         assert 'class="hero PASS"' not in text
+
+
+def tiles(*made: Any) -> dict[str, str]:
+    """Return what the tiles at the top say, without markup."""
+    text = page.render(store.Lab(hosts(*made)))
+    found = re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", text.partition('class="tiles"')[2])
+    return {name: " ".join(re.sub(r"<[^>]*>", " ", value).split()) for name, value in found}
+
+
+def test_what_does_not_apply_is_not_counted_as_passed(document: Make) -> None:
+    rows = [fabricated_lab.check(f"a.{index}", "host", 0) for index in range(28)]
+    rows += [fabricated_lab.check(f"b.{index}", "host", 0, "SKIP", "not applicable") for index in range(6)]
+    assert tiles(document(checks=rows))["Checks passed"] == "28 6 do not apply"
+    rows.append(fabricated_lab.check("c", "host", 6, "SKIP", "not asked for", reason_code="NOT_REQUESTED"))
+    rows += [fabricated_lab.check("d", "host", 0, word, "x") for word in ("WARN", "UNKNOWN", "FAIL")]
+    # A required check that was skipped is no success, and not one that does not apply either.
+    rows.append(fabricated_lab.check("e", "host", 0, "SKIP", "x") | {"required": True})
+    said = "28 1 failed, 2 unknown, 1 to look at, 6 do not apply, 1 not asked for"
+    assert tiles(document(checks=rows))["Checks passed"] == said
+
+
+def test_drawn_digits_are_never_called_mnist(document: Make) -> None:
+    usual, drawn = document("login"), document("login")
+    for row in drawn["results"]:
+        row["dataset"] = "generated"
+    assert tiles(drawn)["Training jobs passed"] == "4 of 4, 4 on drawn digits"
+    assert tiles(usual)["Training jobs passed"] == "4 of 4"
+
+    def training(*made: Any) -> str:
+        text = page.render(store.Lab(hosts(*made))).partition('id="training"')[2].partition("</section>")[0]
+        return " ".join(re.sub(r"<[^>]*>", " ", text).split())
+
+    assert "by epoch, on MNIST. Training" in training(usual)
+    assert "drawn" not in training(usual)
+    assert "by epoch, on digits that the validator drew: they are not MNIST." in training(drawn)
+    assert "on MNIST, and on drawn digits, which are not MNIST, on gpu1 ." in training(usual, drawn)
+    assert re.search(r"accuracy 0\.\d{4} on MNIST; accuracy 0\.\d{4} on drawn digits", training(usual, drawn))
+    assert training(drawn).count("drawn digits") >= 4  # a word for each job in the tables
+
+
+def test_training_on_data_without_a_name_is_not_said_to_be_mnist(document: Make) -> None:
+    made = document("login")
+    for row, value in zip(made["results"], (None, 1, ["mnist"], {"mnist": 1}), strict=True):
+        row["dataset"] = value
+    assert "by epoch. Training" in page.render(store.Lab(hosts(made)))
+
+
+def test_a_host_that_was_looked_at_again_says_when_and_that_nothing_changed(document: Make) -> None:
+    made = document(finished="2026-11-20T09:02:41Z", checked="2026-11-20T09:02:41Z")
+    assert "There is no earlier run to compare with." in page.render(store.Lab(hosts(made)))
+    assert "looked at" not in tiles(made)["Newest proof"]
+    again = made | {"checked": "2026-11-22T03:30:00Z"}
+    text = page.render(store.Lab(hosts(again)))
+    assert "no earlier run" not in text
+    part = text.partition('id="drift"')[2].partition("</section>")[0]
+    said = " ".join(re.sub(r"<[^>]*>", " ", part).split())
+    assert "Nothing has changed since 2026-11-20 09:02 : 1 host looked at again, last at 2026-11-22 03:30 ," in said
+    assert tiles(again)["Newest proof"] == "2026-11-20 09:02 oldest 2026-11-20 09:02 looked at 2026-11-22 03:30"
+    row = text.partition('<td class="when">')[2].partition("</td>")[0]
+    assert re.sub(r"<[^>]*>", " ", row).split() == ["2026-11-20", "09:02", "seen", "2026-11-22", "03:30"]
+
+
+@pytest.mark.parametrize("change", [{"finished": None}, {"verdict": {"status": "FAIL"}}, {"checked": None}])
+def test_nothing_is_said_to_be_unchanged_where_nobody_knows(document: Make, change: Any) -> None:
+    made = document(checked="2026-11-30T09:00:00Z") | change
+    assert "There is no earlier run to compare with." in page.render(store.Lab(hosts(made)))
+
+
+def test_a_processor_makes_no_claim_about_gpus_anywhere(document: Make) -> None:
+    made = document("login", **REAL)
+    made["gpu_use_proof"]["targets"] = {"torch/pytorch": {"reached": False, "signals": []}}
+    assert "GPUs" not in tiles(made)
+    assert tiles(made, document())["GPUs"] == "2 all in order"
+    (host,) = hosts(made)
+    shown = details.of_host(host, details.Shared())["proof"]
+    assert shown["targets"] == []
+    assert [word for _, word in shown["control"]] == ["rejected"] * 4
+    assert "Each point is a GPU" not in page.render(store.Lab(hosts(made)))
+    assert "Each point is a GPU" in page.render(store.Lab(hosts(made, document())))
+
+
+def test_figures_of_processors_name_method_and_framework_and_unsteady_ones_their_runs(document: Make) -> None:
+    made = document("login")
+    one = {
+        "framework": "pytorch",
+        "environment": "torch",
+        "metric": "memory_bandwidth",
+        "unit": "GB/s",
+        "method": "copy",
+    }
+    rows = [one | {"median": 10.0, "runs": [9.0, 10.0, 11.0]}]
+    rows.append(
+        one | {"framework": "jax", "environment": "jax", "method": "add", "median": 10.0, "runs": [6, 10, 11.5]}
+    )
+    rows += [one | {"median": 10.0, "runs": value} for value in (None, [], ["x"], [float("nan")], [1, None])]
+    made["performance"]["rows"] = rows
+    (figure,) = charts.processors(hosts(made))
+    assert [row[2:] for row in figure.rows[:2]] == [
+        ("PyTorch in torch", "Memory bandwidth", "copy", "10 GB/s"),
+        ("JAX in jax", "Memory bandwidth", "add", "10 GB/s, 3 runs from 6 to 11.5"),
+    ]
+    assert {row[5] for row in figure.rows[2:]} == {"10 GB/s"}
 
 
 def test_every_trouble_says_what_to_do_and_hosts_with_the_same_one_are_together(rendered: str) -> None:

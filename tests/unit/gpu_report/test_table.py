@@ -32,12 +32,19 @@ def test_table_shows_every_host_and_never_an_empty_success() -> None:
     assert any("evil <b>" in line and "Keras" in line and "on PyTorch" in line for line in lines)
     assert any(line.startswith("gpu02") and line.endswith("UNKNOWN (no verdict)") for line in lines)
     assert any("FAIL (cpu profile - no GPU claim)" in line for line in lines)
-    assert lines[-1] == "gpu01: FAIL mnist.train evil/keras accuracy nan"
+    assert lines[-2] == "gpu01: FAIL mnist.train evil/keras accuracy nan"
+
+
+def test_a_host_without_a_verdict_says_why_below_the_table() -> None:
+    assert table(VERDICTS).splitlines()[-1] == "gpu02: UNKNOWN - there is no verdict"
+    said = table(VERDICTS, {"gpu02": "No route to host\x1b[31m\nand more"}).splitlines()
+    assert said[-1] == "gpu02: UNKNOWN - No route to host [31m and more"
 
 
 def test_table_says_when_a_verdict_was_used_again() -> None:
-    verdict = {"reused": True, "started": "2026-01-01T10:00:00Z", "verdict": {"status": "PASS", "label": "PASS"}}
-    assert table({"gpu01": verdict}).splitlines()[-1].startswith("gpu01: proven at 2026-01-01T10:00:00Z")
+    verdict = {"reused": True, "started": "2026-01-01T10:00:00Z", "finished": "2026-01-01T10:04:00Z"}
+    verdict["verdict"] = {"status": "PASS", "label": "PASS"}
+    assert table({"gpu01": verdict}).splitlines()[-1].startswith("gpu01: proven at 2026-01-01T10:04:00Z;")
 
 
 def test_tiers_have_a_table_of_their_own(document: Make) -> None:
@@ -45,6 +52,7 @@ def test_tiers_have_a_table_of_their_own(document: Make) -> None:
     heading = next(line for line in lines if line.startswith("HOST") and "T3 NUMERICS" in line)
     row = next(line for line in lines[lines.index(heading) + 1 :] if line.startswith("gpu01"))
     assert row.split() == ["gpu01", *["PASS"] * 6, "-"]
+    assert lines[lines.index(row) + 1].split() == ["gpu02", *["-"] * 7]
 
 
 def test_what_follows_from_a_failed_tier_is_not_said_again(document: Make) -> None:
