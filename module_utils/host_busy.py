@@ -15,8 +15,21 @@ from ansible.module_utils.host_files import Child
 _PREFIX = "/dev/nvidia"
 _DELETED = " (deleted)"
 _DEVICE = re.compile(r"/dev/(nvidia\d+|nvidia-uvm(-tools)?|nvidia-caps/\S+)$")
-#: Programs that keep the devices open and do no work on them; the kernel cuts a name after 15 letters.
-_SERVANTS = re.compile(r"nvidia-persiste|nv-fabricmanage|nv-hostengine|nvidia-imex|nvidia-smi$")
+#: The kernel cuts a process' name after so many letters.
+_NAME = 15
+#: Programs that keep the devices open and do no work on them: NVIDIA's daemons, exporters and monitors, what hands GPUs
+#: out to containers. Work that goes through one of them, as under MPS, holds the devices itself.
+_SERVANTS = frozenset(
+    name[:_NAME]
+    for name in (
+        "nvidia-persistenced", "nv-fabricmanager", "nv-hostengine", "nvidia-imex", "nvidia-imex-ctl", "nvidia-powerd",
+        "nvidia-topologyd", "nvidia-gridd", "nvidia-vgpud", "nvidia-smi", "nvidia-cuda-mps-control",
+        "nvidia-cuda-mps-server", "nvidia-device-plugin", "nvidia-mig-manager", "gpu-feature-discovery",
+        "gpu-kubelet-plugin", "nomad-device-nvidia", "dcgm-exporter", "prometheus-dcgm", "nvidia_gpu_exporter",
+        "nvidia_gpu_prometheus_exporter", "nvidia_exporter", "nvidia-smi-exporter", "nvtop", "nvitop", "gpustat",
+        "btop", "zabbix_agent2", "slurmd",
+    )
+)  # fmt: skip
 #: Reading of a process may wait for a lock of its memory, which one that hangs in the driver never gives back.
 _SECONDS = 5
 _CUT = 200
@@ -53,7 +66,7 @@ def scan(files):
         if not devices:
             continue
         row = _describe(files, pid)
-        if row is not None and not _SERVANTS.match(row.pop("name")):
+        if row is not None and row.pop("name")[:_NAME] not in _SERVANTS:
             found.append(dict(row, devices=sorted(devices)))
     complete, reason = True, None
     if closed or (files.root == "/" and os.geteuid() != 0):  # other users' processes may be hidden altogether

@@ -83,11 +83,23 @@ def test_what_counts_as_a_gpu(host: Path, device: str, counts: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["nvidia-persistenced", "nv-fabricmanager", "nv-hostengine", "nvidia-imex", "nvidia-smi"]
-)
-def test_nvidias_own_daemons_are_no_work(host: Path, name: str) -> None:
-    fabricated.process(host, 20, name, f"/usr/bin/{name}", uid=0, devices=["/dev/nvidia0"])
+    "name",
+    [
+        "nvidia-persistenced", "nv-fabricmanager", "nv-hostengine", "nvidia-imex", "nvidia-imex-ctl", "nvidia-smi",
+        "nvidia-powerd", "nvidia-cuda-mps-control", "nvidia-cuda-mps-server", "nvidia-device-plugin",
+        "gpu-feature-discovery", "dcgm-exporter", "nvidia_gpu_exporter", "nvtop",
+    ],
+)  # fmt: skip
+def test_daemons_and_monitors_are_no_work(host: Path, name: str) -> None:
+    for pid, shown in (20, name), (21, name[:15]):  # the kernel cuts it
+        fabricated.process(host, pid, shown, f"/usr/bin/{name}", uid=0, devices=["/dev/nvidia0"])
     assert busy(host)["processes"] == []
+
+
+@pytest.mark.parametrize("name", ["nvidia-smile", "nvtop-train", "python3", "dcgmproftester1"])
+def test_a_program_with_a_name_like_a_daemons_is_work(host: Path, name: str) -> None:
+    fabricated.process(host, 20, name, f"/usr/bin/{name}", devices=["/dev/nvidia0"])
+    assert [row["pid"] for row in busy(host)["processes"]] == [20]
 
 
 def test_a_name_may_hold_blanks_and_brackets_and_a_user_no_name(host: Path) -> None:

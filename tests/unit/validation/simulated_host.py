@@ -36,6 +36,9 @@ SHARES = {"peak": 0.8, "measured": 1.0, "minimum": 1.1}
 INTERPRETER = """#!{python}
 import sys
 sys.dont_write_bytecode = True
+if "-c" in sys.argv:  # what is installed is asked
+    exec(sys.argv[-1])
+    sys.exit()
 sys.path[:0] = {paths!r}
 import pretended_gpu
 sys.exit(pretended_gpu.main({config!r}))
@@ -141,8 +144,10 @@ class Host(Lab):
         path.parent.mkdir(parents=True, exist_ok=True)
         paths = [str(HERE), str(HERE.parents[1])]
         config = str(self.directory / "pretended.json")
-        path.write_text(INTERPRETER.format(python=sys.executable, paths=paths, config=config))
-        path.chmod(0o755)
+        text = INTERPRETER.format(python=sys.executable, paths=paths, config=config)
+        if not path.exists() or path.read_text() != text:  # another time of the file would be another environment
+            path.write_text(text)
+            path.chmod(0o755)
         return str(path)
 
     def started(self) -> list[str]:

@@ -155,6 +155,27 @@ def test_the_action_is_what_dcgm_asks_for(tmp_path: Path, severity: int, action:
     assert "row remapping failed" in found["0"]["message"]
 
 
+def test_parts_of_gpus_among_the_devices_do_not_shift_dcgms_numbers(tmp_path: Path) -> None:
+    host = Host(tmp_path, 2, "dcgm")
+    divided, whole = host.context.devices
+    parts = [divided._replace(index=n, uuid=f"MIG-{n}") for n in range(7)]
+    host.context.devices = [*parts, whole._replace(index=7)]
+    host.tool("dcgmi", dcgm4("Pass", "Fail"))
+    found, _ = host.run()
+    assert set(found) == {("diag.dcgm", "host"), ("diag.dcgm", whole.uuid)}
+    assert found["diag.dcgm", whole.uuid]["status"] == "FAIL"
+    assert diagnostics.whole_gpus(host.context) == {whole.uuid: 1}
+
+
+@pytest.mark.parametrize("index", [None, True, "1"])
+def test_of_a_gpu_whose_number_is_not_known_dcgm_says_nothing(tmp_path: Path, index: Any) -> None:
+    host = Host(tmp_path, 2, "dcgm")
+    host.gpus[1]["index"] = index
+    host.tool("dcgmi", dcgm4("Pass", "Pass"))
+    found, _ = host.run()
+    assert [found["diag.dcgm", uuid]["status"] for uuid in UUIDS] == ["PASS", "UNKNOWN"]
+
+
 def test_status_226_with_nothing_failed_is_unknown_and_told_as_dcgms_own_number(tmp_path: Path) -> None:
     found, _ = dcgm(tmp_path, dcgm4("Pass", "Pass"), 226)
     assert (found["host"]["status"], found["host"]["reason_code"]) == ("UNKNOWN", "EXIT_STATUS")

@@ -374,6 +374,41 @@ def test_a_card_without_its_bridge_is_no_fault() -> None:
     assert judged("nvlink", links(8, 4), expected=bridged, facts=alone)["status"] == "WARN"
 
 
+def test_a_gpu_whose_neighbours_are_not_in_this_machine_has_no_nvlink_to_miss() -> None:
+    alone = {**h100_facts(), "nvswitches": []}
+    planned = {"gpus": [{"bus": "0000:1b:00.0", "product": "H100 SXM5 80GB"}]}
+    absent = gpu(nvlink=[], why={"nvlink": "NOT_SUPPORTED"})
+    for row in (links(0, 18), absent):
+        for kind in ("none", "passthrough"):
+            check = judged("nvlink", {**row, "virtualization": kind}, expected=planned, facts=dict(alone))
+            assert (check["status"], check["action"]) == ("SKIP", "none")
+            assert "in this machine" in check["message"]
+    some = judged("nvlink", {**links(6, 12), "virtualization": "passthrough"}, expected=planned, facts=dict(alone))
+    assert (some["status"], some["reason_code"]) == ("WARN", "NVLINK_INACTIVE")
+    # One that is planned beside it is missing, not outside.
+    assert judged("nvlink", links(0, 18), facts=dict(alone))["status"] == "FAIL"
+    # With its NVSwitches in the virtual machine the whole board is there.
+    assert judged("nvlink", {**links(0, 18), "virtualization": "passthrough"})["status"] == "FAIL"
+
+
+def test_gpus_that_were_passed_through_together_and_are_not_joined_are_a_warning() -> None:
+    for row in (links(0, 18), gpu(nvlink=[], why={"nvlink": "NOT_SUPPORTED"})):
+        rows = [{**gpu(n), "nvlink": row["nvlink"], "why": row["why"], "virtualization": "passthrough"} for n in (0, 1)]
+        c = context(observation=observation(*rows), facts={**h100_facts(), "nvswitches": []})
+        check = one(health.checks(c), "nvlink", rows[0]["uuid"])
+        assert (check["status"], check["reason_code"]) == ("WARN", "NVLINK_INACTIVE")
+        for other in rows:
+            other["virtualization"] = "none"
+        assert one(health.checks(c), "nvlink", rows[0]["uuid"])["status"] == "FAIL"
+
+
+def test_a_virtual_port_with_fewer_lanes_is_a_warning() -> None:
+    row = {**put("pcie", "width_max", 1), "virtualization": "passthrough"}
+    check = judged("pcie.max", row)
+    assert (check["status"], check["reason_code"]) == ("WARN", "LINK_NARROW")
+    assert "virtual machine" in check["message"]
+
+
 def test_a_link_that_is_down_needs_no_counters() -> None:
     alone = {**h100_facts(), "nvswitches": []}
     row = links(2, 2)
@@ -423,6 +458,28 @@ def test_errors_on_nvlink_are_a_warning() -> None:
 def test_what_may_slow_an_idle_gpu_down(reasons: list[str], status: str) -> None:
     check = judged("thermal", gpu(clocks_event_reasons=reasons))
     assert (check["status"], check["action"]) == (status, "isolate" if status == "FAIL" else "none")
+
+
+@pytest.mark.parametrize("reason", ["hw_thermal", "hw_power_brake", "sw_thermal"])
+@pytest.mark.parametrize(
+    "work",
+    [
+        {"processes": [{"pid": 5, "start": 1, "used_memory": 1, "kind": "compute", "name": "train"}]},
+        {"utilization": {"gpu": 97, "memory": 40}, "processes": None},
+    ],
+    ids=["a process", "its utilization"],
+)
+def test_a_gpu_that_works_may_be_slowed_down(reason: str, work: dict[str, Any]) -> None:
+    check = judged("thermal", gpu(clocks_event_reasons=["hw_slowdown", reason], **work))
+    assert (check["status"], check["reason_code"]) == ("WARN", "SLOWDOWN")
+    assert "while somebody works on it" in check["message"]
+    assert "nothing runs" not in check["message"]
+
+
+def test_a_screen_alone_is_no_work_that_makes_a_gpu_hot() -> None:
+    screen = {"pid": 900, "start": 1, "used_memory": 1, "kind": "graphics", "name": "Xorg"}
+    check = judged("thermal", gpu(clocks_event_reasons=["hw_thermal"], processes=[screen]))
+    assert (check["status"], check["action"]) == ("FAIL", "isolate")
 
 
 def test_persistence_that_is_off_is_a_warning_that_names_the_daemon() -> None:

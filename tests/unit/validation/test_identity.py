@@ -459,6 +459,15 @@ def test_gpus_that_another_driver_has_are_told_and_not_missed() -> None:
     assert "vfio-pci" in row["message"]
 
 
+def test_in_wsl_the_gpus_that_the_driver_shows_are_those_to_judge() -> None:
+    facts = {**h100_facts(), "container": "wsl", "gpus": [], "nvswitches": []}
+    c = context(facts=facts, observation=observation(consumer(0)))
+    assert identity.targets(c) == [("0000:1b:00.0", consumer(0)["uuid"])]
+    assert one(identity.checks(c), "gpu.uuid")["status"] == "PASS"
+    c.observation = None
+    assert identity.targets(c) == [(None, "host")]
+
+
 def test_a_container_misses_only_what_was_given_to_it() -> None:
     c = context(facts={**h100_facts(), "container": "docker"}, observation=observation(gpu(0)))
     row = one(identity.checks(c), "gpu.uuid")

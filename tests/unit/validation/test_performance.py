@@ -95,7 +95,8 @@ class Host:
         self.context = SimpleNamespace(
             settings={"performance": True, "simulated": False}, table=TABLE, products=PRODUCTS, profile=profile,
             environments=[TORCH], devices=[device(index) for index in range(count)] if profile == "gpu" else [],
-            observation={"simulated": False, "nvml": {"gpus": gpus}}, runner=runner,
+            observation={"simulated": False, "nvml": {"gpus": gpus}}, runner=runner, expected={"gpus": []},
+            facts={"gpus": [{"bus": row["bdf"]} for row in gpus], "nvswitches": [{"bus": "0000:05:00.0"}]},
         )  # fmt: skip
         vars(self.context).update(changes)
 
@@ -468,6 +469,30 @@ def test_a_gpu_without_nvlink_is_left_out_and_one_that_should_have_it_is_not() -
     host.looks = [look(nvlink_errors_delta=None)]
     assert one(host, "perf.nvlink")["status"] == "UNKNOWN"  # 18 links are known of this product
     host.context.devices[0] = device(product="H100 PCIe")  # its links hang on a bridge
+    assert one(host, "perf.nvlink")["status"] == "SKIP"
+
+
+@pytest.mark.parametrize("product", ["A100 PCIe 80GB", "H100 PCIe", "GeForce RTX 3090", "a product nobody knows"])
+def test_a_card_whose_bridge_is_not_mounted_has_no_nvlink_to_judge(product: str) -> None:
+    host = Host()
+    unread = dict.fromkeys(("crc_flit", "crc_data", "replay", "recovery"))
+    host.gpus[0]["nvlink"] = [{"link": link, "active": False, "errors": dict(unread)} for link in range(12)]
+    host.looks = [look(nvlink_errors_delta=None)]
+    host.context.devices[0] = device(product=product)
+    assert one(host, "perf.nvlink")["status"] == "SKIP"
+    host.gpus[0]["nvlink"][0]["active"] = True  # a bridge is there: its errors must be counted
+    assert one(host, "perf.nvlink")["status"] == "UNKNOWN"
+    host.gpus[0]["nvlink"][0]["active"] = None
+    assert one(host, "perf.nvlink")["status"] == "UNKNOWN"
+
+
+def test_the_only_gpu_of_a_machine_without_nvswitches_has_nothing_to_be_joined_with() -> None:
+    host = Host()
+    for link in host.gpus[0]["nvlink"]:
+        link["active"] = False
+    host.looks = [look(nvlink_errors_delta=None)]
+    assert one(host, "perf.nvlink")["status"] == "UNKNOWN"
+    host.context.facts["nvswitches"] = []
     assert one(host, "perf.nvlink")["status"] == "SKIP"
 
 

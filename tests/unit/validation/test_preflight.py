@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,48 @@ def test_what_the_inventory_declares_is_compared_by_number_and_by_name() -> None
     assert (row["status"], row["reason_code"]) == ("WARN", "DECLARED_OTHER")
     row = one(preflight.checks(context(expected={"declared_gpus": declared[:7]})), "pci.inventory")
     assert (row["status"], row["reason_code"]) == ("FAIL", "GPU_ADDED")
+
+
+def wsl(*gpus: dict[str, Any], **expected: Any) -> Any:
+    """Return a Linux in Windows, whose bus shows no GPU; without GPUs the driver was not asked yet."""
+    facts = {**h100_facts(), "container": "wsl", "gpus": [], "nvswitches": []}
+    return context(facts=facts, observation=observation(*gpus) if gpus else None, expected=expected)
+
+
+def test_in_wsl_the_driver_shows_what_the_bus_does_not() -> None:
+    before, after = wsl(), wsl(consumer(0), declared_gpus=["RTX 4090"])
+    for name, again in (
+        ("host.gpu_evidence", preflight.judge_evidence),
+        ("pci.inventory", preflight.judge_inventory),
+    ):
+        row = one(preflight.checks(before), name)
+        assert (row["status"], row["reason_code"]) == ("UNKNOWN", "NOT_OBSERVED")
+        row = again(after)
+        assert (row["id"], row["target"], row["tier"], row["status"]) == (name, "host", 0, "PASS")
+    assert preflight.judge_evidence(after)["measured"] == {"nvidia_gpus": ["0000:1b:00.0"]}
+    after.observation["nvml"]["gpus"] = []
+    assert (preflight.judge_evidence(after)["status"], preflight.judge_inventory(after)["status"]) == ("FAIL", "FAIL")
+    after.observation["nvml"]["gpus"] = None
+    assert preflight.judge_evidence(after)["status"] == "UNKNOWN"
+
+
+def test_in_wsl_the_drivers_gpus_are_compared_with_plan_inventory_and_the_last_good_run() -> None:
+    both = wsl(consumer(0), consumer(1), declared_gpus=["RTX 4090"])
+    assert preflight.judge_inventory(both)["reason_code"] == "GPU_ADDED"
+    plan = [{"bus": f"0000:{bus}:00.0", "device": "0x2684"} for bus in ("1b", "43")]
+    assert preflight.judge_inventory(wsl(consumer(0), consumer(1), gpus=plan))["status"] == "PASS"
+    assert preflight.judge_inventory(wsl(consumer(0), gpus=plan))["reason_code"] == "GPU_MISSING"
+    one_gpu = wsl(consumer(0))
+    assert preflight.judge_inventory(one_gpu)["reason_code"] == "NO_INVENTORY"
+    one_gpu.known = {"gpus": [{"bdf": "0000:1b:00.0"}, {"bdf": "0000:43:00.0"}]}
+    assert preflight.judge_inventory(one_gpu)["reason_code"] == "GPU_MISSING"
+
+
+def test_outside_wsl_the_driver_is_no_evidence_for_a_bus_that_shows_nothing() -> None:
+    c = context()
+    c.facts["gpus"] = []
+    assert preflight.judge_evidence(c)["reason_code"] == "NO_GPU"
+    assert preflight.judge_inventory(c)["status"] == "FAIL"
 
 
 def test_without_plan_and_inventory_the_last_good_run_is_compared_with() -> None:
@@ -340,8 +383,22 @@ def held(*processes: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"processes": list(processes), "complete": True, "reason": None, **changes}
 
 
+def told(pid: int, kind: str, **changes: Any) -> dict[str, Any]:
+    """Return a process as the driver lists it."""
+    return {"pid": pid, "start": 1, "used_memory": 1 << 20, "kind": kind, "name": None, **changes}
+
+
+def holding(*processes: dict[str, Any], listed: Sequence[dict[str, Any]] | None = (), **facts: Any) -> dict[str, Any]:
+    """Return gpu.busy of a host where processes hold devices, and the driver lists these on its first GPU."""
+    seen = observation(
+        *(gpu(n, processes=None if listed is None else list(listed) if n == 0 else []) for n in range(8))
+    )
+    c = context(facts={**h100_facts(), "busy": held(*processes), **facts}, observation=seen)
+    return one(preflight.checks(c), "gpu.busy")
+
+
 def test_a_users_job_on_a_gpu_refuses_the_run() -> None:
-    row = judged("gpu.busy", busy=held(SCREEN, JOB))
+    row = holding(SCREEN, JOB, listed=[told(4711, "compute", name="python")])
     assert (row["status"], row["reason_code"]) == ("FAIL", "BUSY")
     assert "python train.py (pid 4711, ada)" in row["message"]
     assert "Xorg" not in row["message"]
@@ -352,7 +409,8 @@ def test_a_job_of_a_fabricated_host_is_seen(tmp_path: Path) -> None:
         f.h100_hgx(root)
         f.process(root, 4711, "python", "python train.py", devices=["/dev/nvidia0"])
 
-    assert one(preflight.checks(context(facts=facts_of(tmp_path, host))), "gpu.busy")["reason_code"] == "BUSY"
+    c = context(facts=facts_of(tmp_path, host), observation=None)
+    assert one(preflight.checks(c), "gpu.busy")["reason_code"] == "BUSY"
 
 
 def test_a_job_that_only_the_driver_knows_of_refuses_the_run() -> None:
@@ -365,6 +423,67 @@ def test_a_screen_is_a_warning_and_no_job() -> None:
     assert judged("gpu.busy", busy=held(SCREEN))["reason_code"] == "DISPLAY"
     row = consumer(0, processes=[{"pid": 900, "start": 1, "used_memory": 1, "kind": "graphics", "name": "Xorg"}])
     assert one(preflight.checks(context(observation=observation(row))), "gpu.busy")["reason_code"] == "DISPLAY"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "/usr/libexec/mutter-x11-frames", "/usr/lib/firefox/firefox -contentproc", "/usr/libexec/gsd-xsettings",
+        "/usr/libexec/xdg-desktop-portal-gnome", "/opt/google/chrome/chrome --type=gpu-process",
+    ],
+)  # fmt: skip
+def test_what_the_driver_lists_as_graphics_belongs_to_the_screen(command: str) -> None:
+    row = holding({**SCREEN, "command": command}, listed=[told(900, "graphics")])
+    assert (row["status"], row["reason_code"]) == ("WARN", "DISPLAY")
+    assert command.split()[0].rpartition("/")[2] in row["message"]
+    # Computing beside it, on whatever GPU, makes it a job.
+    row = holding({**SCREEN, "command": command}, listed=[told(900, "graphics"), told(900, "compute")])
+    assert (row["status"], row["reason_code"]) == ("FAIL", "BUSY")
+
+
+@pytest.mark.parametrize("command", ["/usr/libexec/mutter-x11-frames", "kded6", "/usr/libexec/gnome-session-binary"])
+def test_the_helpers_of_a_session_are_known_by_name_where_the_driver_lists_nothing(command: str) -> None:
+    assert holding({**SCREEN, "command": command}, listed=None)["reason_code"] == "DISPLAY"
+
+
+def test_a_name_that_the_driver_cut_is_known() -> None:
+    row = told(900, "compute", name="gnome-remote-de")
+    assert one(preflight.checks(context(observation=observation(gpu(0, processes=[row])))), "gpu.busy")[
+        "reason_code"
+    ] == ("DISPLAY")
+
+
+def test_who_holds_a_gpu_and_does_not_compute_as_the_driver_says_is_a_warning() -> None:
+    daemon = {**JOB, "pid": 31, "command": "/opt/lab/gpu-watch"}
+    row = holding(daemon)
+    assert (row["status"], row["reason_code"]) == ("WARN", "HELD")
+    assert "/opt/lab/gpu-watch (pid 31, ada)" in row["message"]
+    beside = holding(daemon, SCREEN)
+    assert (beside["reason_code"], "gpu-watch" in beside["message"]) == ("DISPLAY", True)
+    assert holding(daemon, listed=[told(31, "compute")])["reason_code"] == "BUSY"
+    assert holding(daemon, JOB, listed=[told(4711, "mps")])["reason_code"] == "BUSY"
+
+
+def test_a_list_of_the_driver_that_may_have_gaps_excuses_nobody() -> None:
+    assert holding(JOB, listed=None)["reason_code"] == "BUSY"
+    assert holding(JOB, container="docker")["reason_code"] == "BUSY"
+    # A process that we do not see: the driver counts in another namespace.
+    assert holding(JOB, listed=[told(5, "graphics", start=None)])["reason_code"] == "BUSY"
+    few = context(facts={**h100_facts(), "busy": held(JOB)}, observation=observation(gpu(0)))
+    assert one(preflight.checks(few), "gpu.busy")["reason_code"] == "BUSY"  # seven more are on the bus
+    unknown = {**JOB, "devices": None}
+    assert holding(unknown)["reason_code"] == "BUSY"
+
+
+def test_in_a_container_numbers_of_processes_are_not_compared() -> None:
+    row = holding(JOB, listed=[told(4711, "graphics")], container="docker")
+    assert row["reason_code"] == "BUSY"
+
+
+def test_a_service_that_the_driver_lists_is_no_job_but_what_works_through_it_is() -> None:
+    server = told(50, "compute", name="nvidia-cuda-mps")
+    assert holding(listed=[server])["reason_code"] == "HELD"
+    assert holding(listed=[server, told(51, "mps", name="python")])["reason_code"] == "BUSY"
 
 
 def test_without_root_the_driver_must_say_that_nobody_computes() -> None:

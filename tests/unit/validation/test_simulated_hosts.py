@@ -654,14 +654,25 @@ def seen_by_the_driver_alone(host: Host) -> None:
 
 
 @pytest.mark.parametrize("occupy", [busy, seen_by_the_driver_alone])
-def test_a_busy_host_is_refused_and_its_verdict_stays(proven: Host, occupy: Callable[[Host], None]) -> None:
+def test_a_busy_host_is_refused_and_its_proof_stays(proven: Host, occupy: Callable[[Host], None]) -> None:
     occupy(proven)
-    path = proven.base / "validation" / "verdict.json"
-    before = path.read_bytes()
+    before = proven.verdict()
     code, reply = proven.validate("--always")
     assert (code, reply["error"]["reason_code"]) == (4, "BUSY")
     assert "4242" in reply["error"]["message"] or "4194303" in reply["error"]["message"]
-    assert path.read_bytes() == before
+    assert proven.started() == []
+    after = proven.verdict()
+    assert after["verdict"]["status"] == "PASS"
+    assert (after["run_id"], after["finished"]) == (before["run_id"], before["finished"])
+
+
+def test_a_proof_that_holds_no_more_does_not_stay_because_somebody_is_there(proven: Host) -> None:
+    busy(proven)
+    code, reply = proven.validate(job_seed=8)
+    assert (code, reply["error"]["reason_code"]) == (4, "BUSY")
+    document = proven.verdict()
+    assert (document["verdict"]["status"], document["gpu_validated"]) == ("UNKNOWN", False)
+    assert "mnist.train NOT_PROVEN" in codes_of(document, "UNKNOWN")
     assert proven.started() == []
 
 

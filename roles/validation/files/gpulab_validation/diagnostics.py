@@ -53,8 +53,17 @@ def required(c):
 
 
 def whole_gpus(c):
-    """Return ``{uuid: index}`` of the GPUs; parts of them (MIG) are left out."""
-    return {device.uuid: device.index for device in c.devices if not performance.is_part(device)}
+    """Return ``{uuid: index}`` of the GPUs; parts of them (MIG) are left out.
+
+    The index is NVML's, which DCGM's tools use as well, None where it is not known. Our own devices are counted with
+    the parts of GPUs among them.
+    """
+    found = {}
+    for device in c.devices:
+        if not performance.is_part(device):
+            index = performance.observed(c.observation, device).get("index")
+            found[device.uuid] = index if isinstance(index, int) and not isinstance(index, bool) else None
+    return found
 
 
 def run(c):
@@ -225,7 +234,7 @@ def judge_dcgm(tests, problem, code, gpus, links, more):
     """Judge what dcgmi found; return a check of the host and one of each GPU.
 
     :param code: dcgmi's exit status
-    :param gpus: ``{uuid: index}``
+    :param gpus: ``{uuid: index}``; nothing can be said of a GPU whose index is None
     :param links: ``{uuid: NVLinks that are down}``
     """
     told = "status %d" % code + (", DCGM's code %d" % (code - 256) if code > 127 else "")
@@ -235,7 +244,7 @@ def judge_dcgm(tests, problem, code, gpus, links, more):
         return _for_all(gpus, "UNKNOWN", words, "PARSE" if code == 0 else "EXIT_STATUS", **more)
     checks = []
     for uuid, index in gpus.items():
-        own = [row for row in tests if row["gpu"] == index]
+        own = [row for row in tests if index is not None and row["gpu"] == index]
         status, reason_code, words = _judge_tests(own, True)
         if status == "PASS" and links.get(uuid):
             status, reason_code = "WARN", "KNOWN_FALSE_PASS"

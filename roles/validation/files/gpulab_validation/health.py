@@ -374,6 +374,10 @@ def pcie(c, answer, gpu, bdf, target):
     if not (most["width"] >= target_value["width"]):
         words = "%s has %d of %d PCIe lanes: look at slot, riser and the BIOS"
         message = words % (name, most["width"], target_value["width"])
+        if looks.passed_through(gpu):
+            message = "%s shows %d of %d PCIe lanes through the port that its virtual machine has: look at the host"
+            message %= (name, most["width"], target_value["width"])
+            return answer("WARN", message, "LINK_NARROW", **more)
         # On a board of its maker all lanes are wired; in a slot somebody may have meant it.
         if looks.reference(c, bdf, "nvlink") and not _bridged(c, bdf):
             return answer("FAIL", message, "LINK_NARROW", action="isolate", **more)
@@ -414,8 +418,11 @@ def nvlink(c, answer, gpu, bdf, target):
     more["threshold"] = {"links": count, "errors": table["errors"]}
     if looks.virtual(gpu) or looks.part(gpu, "mig", "current") is True:
         return answer("SKIP", "%s is divided: its parts do not work across NVLink" % name, **more)
-    bridged = _bridged(c, bdf)
+    bridged, unlinked = _bridged(c, bdf), looks.unlinked(c, gpu)
     expected = (count if not bridged else None) or (len(links or ()) if switches else None)
+    # What it was wired with stayed outside: then it is for the hypervisor's people to say what should be up.
+    outside = expected if unlinked else None
+    expected = None if unlinked else expected
     if not links:
         if looks.not_there(gpu, "nvlink") or (links == [] and not looks.part(gpu, "why", "nvlink")):
             if expected:
@@ -424,6 +431,8 @@ def nvlink(c, answer, gpu, bdf, target):
             if switches and count is None:
                 message = "%s shows no NVLink, though there are NVSwitches; what its product has is not known" % name
                 return answer("WARN", message, "NVLINK_INACTIVE", **more)
+            if outside:
+                return _without_its_neighbours(c, answer, name, more)
             return answer("SKIP", "%s has no NVLink" % name, **more)
         message = "the NVLinks of %s are not known%s" % (name, looks.reason(gpu, "nvlink"))
         return answer("UNKNOWN", message, "NOT_READABLE", **more)
@@ -432,8 +441,13 @@ def nvlink(c, answer, gpu, bdf, target):
     if expected and not (up >= expected):
         message = "%s: %d of %d NVLinks are up: reset it; look at the fabric manager first" % (name, up, expected)
         return answer("FAIL", message, "NVLINK_INACTIVE", action="reset_gpu", **more)
+    if up == 0 and outside:
+        return _without_its_neighbours(c, answer, name, more)
     if up == 0:
         return answer("SKIP", "no NVLink of %s is up: no bridge is mounted" % name, **more)
+    if outside and not (up >= outside):
+        message = "%s: %d of %d NVLinks are up; whether more should be, the machine below knows" % (name, up, outside)
+        return answer("WARN", message, "NVLINK_INACTIVE", **more)
     if down:
         message = "%s: %d of %d NVLinks are up; whether a bridge is loose is not known" % (name, up, len(links))
         return answer("WARN", message, "NVLINK_INACTIVE", **more)
@@ -446,6 +460,15 @@ def nvlink(c, answer, gpu, bdf, target):
         message = "%s: %d errors on its NVLinks since the driver was loaded; whether more come is judged under load"
         return answer("WARN", message % (name, errors), "NVLINK_ERRORS", **more)
     return answer("PASS", "%s: all %d NVLinks are up" % (name, up), **more)
+
+
+def _without_its_neighbours(c, answer, name, more):
+    """Judge a GPU whose links lead out of this machine, and none of which is up."""
+    if len(looks.nvml_gpus(c) or ()) > 1:
+        message = "no NVLink of %s is up: the GPUs of this virtual machine work together across the bus alone" % name
+        return answer("WARN", message, "NVLINK_INACTIVE", **more)
+    message = "no NVLink of %s is up: no GPU or NVSwitch that it could reach is in this machine"
+    return answer("SKIP", message % name, **more)
 
 
 def _link_errors(gpu, links):
@@ -467,7 +490,7 @@ def _link_errors(gpu, links):
 
 
 def thermal(c, answer, gpu, bdf, target):
-    """thermal: nothing slows the GPU down while it idles."""
+    """thermal: nothing slows the GPU down while it idles. What slows down one that works is no fault by itself."""
     name, reasons = looks.named(c, bdf, gpu), gpu.get("clocks_event_reasons")
     measured = {"reasons": reasons, "temperature": gpu.get("temperature"), "power_w": gpu.get("power_w")}
     if not isinstance(reasons, list):
@@ -475,14 +498,20 @@ def thermal(c, answer, gpu, bdf, target):
             return answer("SKIP", "%s does not tell what slows it down" % name, measured=measured)
         message = "what slows %s down is not known%s" % (name, looks.reason(gpu, "clocks_event_reasons"))
         return answer("UNKNOWN", message, "NOT_READABLE", measured=measured)
+    works = looks.works(gpu)
+    measured["works"] = works
     found = [SLOWED[word] for word in SLOWED if word in reasons]
     if found:
         # The general word says nothing where a special one is there too.
         found = found[1:] if len(found) > 1 and "hw_slowdown" in reasons else found
+        if works:
+            message = "%s: %s while somebody works on it: look at cooling and power" % (name, " and ".join(found))
+            return answer("WARN", message, "SLOWDOWN", measured=measured)
         message = "%s: %s although nothing runs on it: look at cooling and power" % (name, " and ".join(found))
         return answer("FAIL", message, "SLOWDOWN", action="isolate", measured=measured)
     if "sw_thermal" in reasons:
-        message = "%s: the driver slows it down for heat although nothing runs on it: look at cooling" % name
+        when = "while somebody works on it" if works else "although nothing runs on it"
+        message = "%s: the driver slows it down for heat %s: look at cooling" % (name, when)
         return answer("WARN", message, "SLOWDOWN", measured=measured)
     told = [word for word in reasons if word not in HARMLESS]
     if told:

@@ -120,6 +120,12 @@ def on_bus(c):
     return rows(c.facts, "gpus")
 
 
+def off_the_bus(c):
+    """Tell whether GPUs that are there are not to be seen on the bus: in WSL they are Windows', and NVML alone shows
+    them."""
+    return container(c) == "wsl" and on_bus(c) == []
+
+
 def bound_elsewhere(gpu):
     """Return the name of the driver that has this GPU instead of NVIDIA's, else None."""
     driver = gpu.get("driver")
@@ -189,6 +195,32 @@ def reason(gpu, *keys):
     why = part(gpu, "why") or {}
     found = [gates.text(why[key], 120) for key in keys if why.get(key)]
     return " (%s)" % found[0] if found else ""
+
+
+def processes(gpu):
+    """Return the processes that NVML lists on a GPU, None where it does not list any."""
+    return rows(gpu, "processes")
+
+
+def works(gpu):
+    """Tell whether a GPU computes for somebody at this moment, by what NVML says of it."""
+    busy = number(part(gpu, "utilization", "gpu")) or 0
+    return busy > 0 or any(row.get("kind") != "graphics" for row in processes(gpu) or ())
+
+
+def passed_through(gpu):
+    """Tell whether a hypervisor gives this whole GPU to a virtual machine: the slot is not the one that it sits in, and
+    what it was wired with may be elsewhere."""
+    return part(gpu, "virtualization") == "passthrough"
+
+
+def unlinked(c, gpu):
+    """Tell whether what this GPU is wired with need not be in this machine: there are no NVSwitches, and it was passed
+    through or is the only one."""
+    if part(c.facts, "nvswitches"):
+        return False
+    counts = [len(found or ()) for found in (on_bus(c), nvml_gpus(c), rows(c.expected, "gpus"))]
+    return passed_through(gpu) or max(counts) <= 1
 
 
 def virtual(gpu):

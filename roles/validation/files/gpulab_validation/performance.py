@@ -13,6 +13,7 @@ import re
 import statistics
 
 import gates
+import looks
 
 TIER = 5
 #: Who measures: the first of these that an environment has.
@@ -349,7 +350,8 @@ def judge_device(identity, device, answer, seen, c):
     busy = any(metric in figures for metric in CHECKS["perf.pcie"])
     checks.append(judge_link(target, gpu, look, busy, seen.get("problem")))
     checks.append(judge_throttle(target, look, table, seen.get("problem")))
-    checks.append(judge_nvlink(target, gpu, look, known, table, seen.get("problem")))
+    alone = looks.unlinked(c, gpu)
+    checks.append(judge_nvlink(target, gpu, look, known, table, seen.get("problem"), alone))
     name = gates.text(result.get("device_name")) if result else device.name
     identity = dict(identity, product=device.product, device_name=name)
     return checks, rows_of(identity, figures, known, products)
@@ -510,12 +512,19 @@ def judge_throttle(target, look, table, problem):
     return check("perf.throttle", target, "PASS", "not slowed down for heat or power supply", **more)
 
 
-def judge_nvlink(target, gpu, look, known, table, problem):
-    """Judge whether NVLink made errors under load; return the check perf.nvlink."""
+def judge_nvlink(target, gpu, look, known, table, problem, alone=False):
+    """Judge whether NVLink made errors under load; return the check perf.nvlink.
+
+    :param alone: nothing that the GPU could be joined with is in this machine, see looks.unlinked
+    """
     links = gpu.get("nvlink")
     expected = (known or {}).get("nvlink") or {}
-    if not links and not (expected and not expected.get("bridge")):
+    wired = bool(expected) and not expected.get("bridge") and not alone
+    if not links and not wired:
         return check("perf.nvlink", target, "SKIP", "this GPU has no NVLink", "NOT_APPLICABLE")
+    if not wired and all(isinstance(link, dict) and link.get("active") is False for link in links):
+        words = "no NVLink of this GPU is up, so none can make errors"
+        return check("perf.nvlink", target, "SKIP", words, "NOT_APPLICABLE")
     unknown = _not_looked("perf.nvlink", target, look, problem)
     if unknown:
         return unknown

@@ -14,10 +14,23 @@ import looks
 TIER = 0
 #: Programs that keep a GPU for the screen. They hold its devices as long as somebody may log in.
 DISPLAY = {
-    "Xorg", "X", "Xwayland", "gdm-x-session", "gnome-shell", "gnome-session-b", "gnome-remote-de", "kwin_wayland",
-    "kwin_x11", "plasmashell", "sddm-greeter", "sddm-greeter-qt6", "lightdm", "cinnamon", "mutter", "weston", "sway",
-    "Hyprland", "xfwm4", "nvidia-settings",
+    "Xorg", "Xorg.bin", "X", "Xwayland", "Xvnc", "xrdp", "x11vnc", "gnome-shell", "gnome-remote-desktop-daemon",
+    "mutter", "muffin", "kwin_wayland", "kwin_x11", "plasmashell", "cinnamon", "weston", "sway", "wayfire", "labwc",
+    "niri", "Hyprland", "gamescope", "xfwm4", "marco", "metacity", "compiz", "picom", "budgie-wm", "nvidia-settings",
 }  # fmt: skip
+#: Helpers of a session and greeters, and how the names of many begin; where the driver says that one computes, it does.
+HELPERS = {
+    "nautilus", "gjs", "kded5", "kded6", "ksmserver", "krunner", "ksplashqml", "ksystemstats", "systemsettings",
+    "xwaylandvideobridge", "swaybg", "waybar", "xfdesktop", "slick-greeter", "unity-greeter",
+}  # fmt: skip
+HELPERS_BEGIN = (
+    "gnome-", "gdm-", "gsd-", "mutter-", "xdg-desktop-portal", "plasma-", "kscreen", "polkit-kde-", "sddm", "lightdm",
+    "xfce4-", "cinnamon-", "mate-", "budgie-", "cosmic-", "weston-", "evolution-alarm",
+)  # fmt: skip
+#: Daemons that the driver may list as if they computed; what works through them is listed by itself.
+SERVANTS = {"nvidia-cuda-mps-control", "nvidia-cuda-mps-server", "nv-hostengine", "dcgm-exporter"}
+#: The kernel cuts a process' name after so many letters, and the driver's list has such names.
+NAME = 15
 
 
 def required(c):
@@ -36,6 +49,16 @@ def checks(c):
 def judge_busy(c):
     """Make the check gpu.busy again, for what the driver knows of processes once it was asked."""
     return looks.look_at_all(c, [("gpu.busy", "host", busy)], TIER)[0]
+
+
+def judge_evidence(c):
+    """Make the check host.gpu_evidence again: in WSL the driver alone shows the GPUs."""
+    return looks.look_at_all(c, [("host.gpu_evidence", "host", evidence)], TIER)[0]
+
+
+def judge_inventory(c):
+    """Make the check pci.inventory again, for the same reason."""
+    return looks.look_at_all(c, [("pci.inventory", "host", inventory)], TIER)[0]
 
 
 def _looks(c):
@@ -70,6 +93,8 @@ def evidence(c, answer):
     if c.profile == "cpu" and found:
         message = "an NVIDIA GPU is there (%s), but the profile is cpu: it was not used and nothing is claimed about it"
         return answer("WARN", message % looks.names(found, 8), "GPU_PRESENT", measured=measured)
+    if c.profile == "gpu" and looks.off_the_bus(c):
+        return _evidence_of_the_driver(c, answer)
     if c.profile == "gpu" and not found:
         others = looks.names([row.get("name") or "a GPU of another vendor" for row in c.facts.get("other_gpus") or ()])
         message = "the profile is gpu, but the PCI bus shows no NVIDIA GPU" + (" (only %s)" % others if others else "")
@@ -78,14 +103,36 @@ def evidence(c, answer):
     return answer("PASS", message, measured=measured)
 
 
+def _evidence_of_the_driver(c, answer):
+    """Judge a Linux in Windows: the bus never shows the GPU there, so what the driver shows counts."""
+    gpus = looks.nvml_gpus(c)
+    if gpus is None:
+        words = "in WSL the bus shows no GPU, and the driver has not told of any"
+        return answer("UNKNOWN", words, "NOT_OBSERVED", measured={"nvidia_gpus": []})
+    measured = {"nvidia_gpus": sorted(str(gpu.get("bdf")) for gpu in gpus)}
+    if not gpus:
+        words = "the profile is gpu, but neither the bus nor Windows' driver shows an NVIDIA GPU"
+        return answer("FAIL", words, "NO_GPU", measured=measured)
+    words = "%s of Windows, as its driver says; in WSL the bus shows none" % looks.counted(len(gpus), "NVIDIA GPU")
+    return answer("PASS", words, measured=measured)
+
+
 def inventory(c, answer):
     """pci.inventory: the GPUs on the bus are those that the plan was made for and that the inventory declares."""
     gpus = looks.on_bus(c)
     if gpus is None:
         message = "the PCI bus cannot be read%s" % looks.why_unknown(c.facts, "gpus")
         return answer("UNKNOWN", message, "PCI_UNREADABLE")
-    now = {gpu.get("bus"): gpu for gpu in gpus}
     planned = looks.rows(c.expected, "gpus")
+    if c.profile == "gpu" and looks.off_the_bus(c):
+        gpus = looks.nvml_gpus(c)
+        if gpus is None:
+            message = "in WSL the bus shows no GPU, and the driver has not told of any"
+            return answer("UNKNOWN", message, "NOT_OBSERVED")
+        gpus = [{"bus": gpu.get("bdf"), "device": None} for gpu in gpus]
+        # The plan was made from the bus, which shows none here either; NVML has no PCI number to compare with.
+        planned = [dict(gpu, device=None) for gpu in planned or ()] or None
+    now = {gpu.get("bus"): gpu for gpu in gpus}
     declared = looks.part(c.expected, "declared_gpus")
     declared = declared if isinstance(declared, list) else None
     measured = {"gpus": sorted("%s %s" % (bus, gpu.get("device")) for bus, gpu in now.items())}
@@ -387,29 +434,30 @@ def pending_reboot(c, answer):
 def busy(c, answer):
     """gpu.busy: nobody computes on the GPUs, so nobody is disturbed and nobody disturbs."""
     processes = looks.rows(c.facts, "busy", "processes")
-    complete = looks.part(c.facts, "busy", "complete")
-    gpus = looks.nvml_gpus(c)
-    told = [looks.rows(gpu, "processes") for gpu in gpus or ()]
-    holders = {row.get("pid"): row for row in processes or ()}
-    for row in [row for listed in told for row in listed or ()]:
-        holders.setdefault(row.get("pid"), dict(row, command=row.get("name")))
-    screens = {pid: row for pid, row in holders.items() if _is_display(row)}
-    jobs = [row for pid, row in holders.items() if pid not in screens]
-    measured = {"processes": [{key: row.get(key) for key in ("pid", "user", "command", "age_s")} for row in jobs[:64]]}
+    listed = _lists_all(c)
+    jobs, screens, idle = [], [], []
+    for row in _holders(c, processes):
+        kind = _kind_of(row, listed)
+        (jobs if kind == "job" else screens if kind == "screen" else idle).append(row)
+    shown = [{key: row.get(key) for key in ("pid", "user", "command", "age_s")} for row in [*jobs, *idle][:64]]
+    measured = {"processes": shown}
     if jobs:
-        who = ["%s (pid %s, %s)" % (row.get("command") or "?", row.get("pid"), row.get("user") or "?") for row in jobs]
-        message = "the GPUs are in use: %s; wait until this has ended" % looks.names(who, 4)
-        return answer("FAIL", message, "BUSY", measured=measured)
-    nvml_complete = bool(gpus) and all(listed is not None for listed in told) and not looks.container(c)
-    if processes is None or (complete is not True and not nvml_complete):
+        message = "the GPUs are in use: %s; wait until this has ended"
+        return answer("FAIL", message % looks.names(map(_told, jobs), 4), "BUSY", measured=measured)
+    if processes is None or (looks.part(c.facts, "busy", "complete") is not True and not listed):
         why = looks.part(c.facts, "busy", "reason")
         message = "who works on the GPUs is not known%s" % (" (%s)" % why if why else "")
         return answer("UNKNOWN", message, "NOT_READABLE", measured=measured)
     if screens:
-        message = "a screen is driven by the GPU (%s): figures will be lower, and memory is shared"
-        return answer(
-            "WARN", message % looks.names(_program(row.get("command")) for row in screens.values()), "DISPLAY"
-        )
+        names = dict.fromkeys(_program(row.get("command")) for row in screens)
+        message = "a screen is driven by the GPU (%s): figures will be lower, and memory is shared" % looks.names(names)
+        if idle:
+            message += "; the GPUs are held by %s too" % looks.names(map(_told, idle), 4)
+        return answer("WARN", message, "DISPLAY", measured=measured)
+    if idle:
+        message = "the GPUs are held by %s; nothing of it computes, as the driver says: figures may be lower"
+        return answer("WARN", message % looks.names(map(_told, idle), 4), "HELD", measured=measured)
+    gpus = looks.nvml_gpus(c)
     limit = c.table["identity"]["busy_memory_mib"]
     used = {gpu.get("bdf"): looks.number(looks.part(gpu, "memory", "used")) for gpu in gpus or () if _owns_memory(gpu)}
     above = [bdf for bdf, value in used.items() if value is not None and not (value <= limit["value"] * looks.MIB)]
@@ -423,13 +471,65 @@ def busy(c, answer):
     return answer("PASS", "nobody computes on the GPUs", **more)
 
 
+def _holders(c, processes):
+    """Return one row for each process that the kernel or the driver tells of, with the ``kinds`` of work that the
+    driver lists it for. In a container the driver's numbers may be those of another namespace: nothing is joined."""
+    found = {row.get("pid"): dict(row, kinds=set()) for row in processes or ()}
+    for gpu in looks.nvml_gpus(c) or ():
+        for row in looks.processes(gpu) or ():
+            pid = row.get("pid")
+            key = ("driver", pid) if looks.container(c) else pid
+            known = found.setdefault(key, {"pid": pid, "command": row.get("name"), "kinds": set()})
+            known["command"] = known.get("command") or row.get("name")
+            known["kinds"].add(str(row.get("kind")))
+    return list(found.values())
+
+
+def _kind_of(row, listed):
+    """Say what a process is: a job, a screen, or idle.
+
+    :param listed: whether the driver's list of processes is known to be whole, so that what is not in it holds devices
+        and does not compute
+    """
+    name = _program(row.get("command"))
+    if _is(name, DISPLAY) or row["kinds"] == {"graphics"}:
+        return "screen"
+    if row["kinds"]:
+        return "idle" if _is(name, SERVANTS) else "job"
+    if _is(name, HELPERS) or name.startswith(HELPERS_BEGIN):
+        return "screen"
+    return "idle" if listed and row.get("devices") else "job"
+
+
+def _lists_all(c):
+    """Tell whether NVML's list of processes is whole: of every GPU that is ours, and of processes that we see too, so
+    that the numbers are those of our own namespace. Of a divided GPU root alone is told everything."""
+    gpus = looks.nvml_gpus(c)
+    if not gpus or looks.container(c):
+        return False
+    addresses = {gpu.get("bdf") for gpu in gpus}
+    ours = [gpu.get("bus") for gpu in looks.on_bus(c) or () if not looks.bound_elsewhere(gpu)]
+    root = looks.part(c.facts, "busy", "complete") is True
+    return all(bus in addresses for bus in ours) and all(
+        looks.processes(gpu) is not None
+        and not gpu.get("lost")
+        and (root or looks.part(gpu, "mig", "current") is not True)
+        and all(row.get("start") is not None for row in looks.processes(gpu))
+        for gpu in gpus
+    )
+
+
+def _told(row):
+    return "%s (pid %s, %s)" % (row.get("command") or "?", row.get("pid"), row.get("user") or "?")
+
+
+def _is(name, known):
+    return name in known or name in {word[:NAME] for word in known}
+
+
 def _program(command):
     words = str(command or "").split()
     return os.path.basename(words[0]) if words else ""
-
-
-def _is_display(row):
-    return _program(row.get("command")) in DISPLAY or row.get("kind") == "graphics"
 
 
 def _owns_memory(gpu):

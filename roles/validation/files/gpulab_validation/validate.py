@@ -209,7 +209,9 @@ class Validation:
         self.document["observed"] = observed(c)
         checks += identity.checks(c)
         if on_gpu:
-            self._replace([preflight.judge_busy(c), judge_devices(c)])
+            # What only the driver can tell: who works on the GPUs and, in WSL, which there are.
+            again = (preflight.judge_evidence, preflight.judge_inventory, preflight.judge_busy)
+            self._replace([*(judge(c) for judge in again), judge_devices(c)])
         self.seconds[1] = took(self.seconds[1])
         self.seconds[2] = time.monotonic()
         c.kernel_log = kernel_log.read(facts["boot_id"], self.log_position) if on_gpu else None
