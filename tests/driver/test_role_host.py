@@ -113,7 +113,6 @@ def test_the_next_run_says_it_again_and_nothing_is_proven(
     assert "nvidia_driver_reboot_allowed" in flat, again.output
     assert (again.status, recap(again.output, desk.name)["failed"]) == (2, 1), again.output
     # That there is no verdict is news to the report on the control node; the host stays as it is.
-    assert steps_taken(again.output, desk.name) == []
     assert recap(again.output, desk.name)["changed"] <= 1, again.output
     assert f"driver {LATEST} is installed and takes effect with a reboot" in told(again)
 
