@@ -19,7 +19,7 @@ try:
     import gpu_report
 except ImportError:  # not installed as a package: take it from the checkout that this file belongs to
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lib"))
-    import gpu_report  # noqa: F401
+    import gpu_report  # noqa: F401 - to know whether it is found; what is used of it is named below
 
 from gpu_report import store
 from gpu_report.plain import mapping, mappings, text

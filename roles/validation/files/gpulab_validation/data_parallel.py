@@ -149,23 +149,15 @@ def failure_of(outcome, result, problem, table):
     """Return (status, reason code, message, action) of a job without a usable result, else None."""
     if outcome.state == "not_started":
         return "FAIL", "TOOL_MISSING", outcome.tail, "none"
-    error = result.get("error") if isinstance(result, dict) else None
-    if isinstance(error, dict):
-        return "FAIL", gates.text(error.get("reason_code"), 40), gates.text(error.get("message"), 500), "none"
+    told = gates.told_error(result)
+    if told:
+        return told
     if outcome.state in ("timeout", "abandoned"):
         words = "training on several GPUs did not end within %g seconds: they may not reach each other (NVLink, PCIe)%s"
         limit, stuck = table["job"]["data_parallel"]["timeout_s"]["value"], outcome.state == "abandoned"
         message = words % (limit, "; it survived SIGKILL" if stuck else "")
         return "FAIL", "TIMEOUT", message, "reboot" if stuck else "none"
-    if outcome.code is not None and outcome.code < 0:
-        hint = gates.SIGNAL_HINTS.get(-outcome.code, "")
-        return "FAIL", "CRASHED", "the job was ended by signal %d%s" % (-outcome.code, hint), "none"
-    if problem:
-        return "UNKNOWN", "PARSE", "the job's result %s" % problem, "none"
-    if not isinstance(result, dict) or outcome.code != 0:
-        words = "the job ended with status %s and left no result: %s"
-        return "UNKNOWN", "NO_RESULT", words % (outcome.code, gates.last_line(outcome.tail)), "none"
-    return None
+    return gates.no_answer(outcome, result, problem, "the job")
 
 
 def judge_gradients(target, framework, profile, wanted, result, table, common=None):

@@ -82,16 +82,31 @@ def _failure(outcome, result, problem):
     if outcome.state == "timeout":
         message = "the job did not end within its time limit (validation_job_timeout) and was stopped"
         return "FAIL", "TIMEOUT", message, "none"
-    error = result.get("error") if result else None
+    return told_error(result) or no_answer(outcome, result, problem, "the job")
+
+
+def told_error(result):
+    """Return (status, reason code, message, action) of the error that a program told in its result, else None."""
+    error = result.get("error") if isinstance(result, dict) else None
     if isinstance(error, dict):
         return "FAIL", text(error.get("reason_code"), 40), text(error.get("message"), 500), "none"
+    return None
+
+
+def no_answer(outcome, result, problem, who):
+    """Return (status, reason code, message, action) of a program that ended without a usable result, else None.
+
+    :param outcome: how it ended, within its time
+    :param problem: why its result cannot be read, or an empty string
+    :param who: "the job"
+    """
     if outcome.code is not None and outcome.code < 0:
-        message = "the job was ended by signal %d%s" % (-outcome.code, SIGNAL_HINTS.get(-outcome.code, ""))
+        message = "%s was ended by signal %d%s" % (who, -outcome.code, SIGNAL_HINTS.get(-outcome.code, ""))
         return "FAIL", "CRASHED", message, "none"
     if problem:
-        return "UNKNOWN", "PARSE", "the job's result %s" % problem, "none"
-    if result is None or outcome.code != 0:
-        message = "the job ended with status %s and left no result: %s" % (outcome.code, last_line(outcome.tail))
+        return "UNKNOWN", "PARSE", "%s's result %s" % (who, problem), "none"
+    if not isinstance(result, dict) or outcome.code != 0:
+        message = "%s ended with status %s and left no result: %s" % (who, outcome.code, last_line(outcome.tail))
         return "UNKNOWN", "NO_RESULT", message, "none"
     return None
 

@@ -201,18 +201,7 @@ def failed(outcome, result, problem):
         return "FAIL", "TIMEOUT", words, "reboot"
     if outcome.state == "timeout":
         return "UNKNOWN", "TIMEOUT", "the program did not end within its time and was stopped", "none"
-    error = result.get("error") if result else None
-    if isinstance(error, dict):
-        return "FAIL", gates.text(error.get("reason_code"), 40), gates.text(error.get("message"), 500), "none"
-    if outcome.code is not None and outcome.code < 0:
-        words = "the program was ended by signal %d%s" % (-outcome.code, gates.SIGNAL_HINTS.get(-outcome.code, ""))
-        return "FAIL", "CRASHED", words, "none"
-    if problem:
-        return "UNKNOWN", "PARSE", "the program's result %s" % problem, "none"
-    if result is None or outcome.state != "finished" or outcome.code != 0:
-        words = "the program ended with status %s and left no result: %s"
-        return "UNKNOWN", "NO_RESULT", words % (outcome.code, gates.last_line(outcome.tail)), "none"
-    return None
+    return gates.told_error(result) or gates.no_answer(outcome, result, problem, "the program")
 
 
 def read_figures(result, wanted, table):

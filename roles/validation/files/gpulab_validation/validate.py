@@ -509,12 +509,11 @@ def missing_environments(settings):
 
 def devices(c):
     """Return the GPUs that jobs can compute on: those that answer, and the MIG instances of those that are divided."""
-    products = {row.get("bus"): row.get("product") for row in c.expected["gpus"] or ()}
     found = []
     for gpu in ((c.observation or {}).get("nvml") or {}).get("gpus") or ():
         if gpu.get("lost") or not gpu.get("uuid"):
             continue
-        product, mig = products.get(gpu.get("bdf")), gpu.get("mig") or {}
+        product, mig = looks.product(c, gpu.get("bdf")), gpu.get("mig") or {}
         rows = (mig.get("instances") or []) if mig.get("current") else [gpu]
         for row in rows:
             memory = row.get("memory")
@@ -540,12 +539,11 @@ def judge_devices(c):
 
 def observed(c):
     """Return the document's part ``observed``; environments are added by the jobs."""
-    products = {row.get("bus"): row.get("product") for row in c.expected["gpus"] or ()}
     driver, nvml = c.facts["driver"] or {}, (c.observation or {}).get("nvml") or {}
     gpus = [
         {
             "bdf": gpu.get("bdf"), "uuid": gpu.get("uuid"), "name": gates.text(gpu.get("name")),
-            "product": products.get(gpu.get("bdf")), "vbios": gates.text(gpu.get("vbios")),
+            "product": looks.product(c, gpu.get("bdf")), "vbios": gates.text(gpu.get("vbios")),
             "memory": (gpu.get("memory") or {}).get("total"), "temperature": gpu.get("temperature"),
             "power_w": gpu.get("power_w"), "utilization": (gpu.get("utilization") or {}).get("gpu"),
             "ecc": (gpu.get("ecc") or {}).get("volatile"), "lost": gpu.get("lost"),
