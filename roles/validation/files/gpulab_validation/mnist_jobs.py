@@ -193,7 +193,7 @@ def keras_backend(job):
     """Return what Keras runs on: what its environment says, else the framework beside it."""
     if job.environment["keras_backend"]:
         return job.environment["keras_backend"]
-    for framework, backend in (("tensorflow", "tensorflow"), ("pytorch", "torch"), ("jax", "jax")):
+    for backend, framework in settings_module.KERAS_BACKENDS.items():
         if framework in job.environment["frameworks"]:
             return backend
     return "tensorflow"

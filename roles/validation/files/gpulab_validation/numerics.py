@@ -14,6 +14,7 @@ import os
 import re
 
 import gates
+import settings
 
 TIER = 3
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -27,7 +28,6 @@ STORED_IN_32_BITS = ("fp32", "tf32")
 SIGNIFICANT_BITS = {"fp32": 24, "tf32": 11, "bf16": 8}
 #: The first of them tests the memory, too.
 FRAMEWORKS = ("pytorch", "jax", "tensorflow")
-BACKENDS = {"tensorflow": "tensorflow", "torch": "pytorch", "jax": "jax"}
 #: Since when GPUs compute TF32 and bfloat16 in hardware.
 FIRST_WITH_TF32 = (8, 0)
 MOST_THREADS = 16
@@ -58,7 +58,7 @@ def targets(environments):
 def _keras_backend(row, frameworks):
     """Return the framework below Keras: what the environment says, else the one beside it."""
     if row.get("keras_backend"):
-        return BACKENDS.get(row["keras_backend"], "tensorflow")
+        return settings.KERAS_BACKENDS.get(row["keras_backend"], "tensorflow")
     return next((name for name in ("tensorflow", "pytorch", "jax") if name in frameworks), "tensorflow")
 
 

@@ -14,11 +14,11 @@ import statistics
 
 import gates
 import looks
+import settings
 
 TIER = 5
 #: Who measures: the first of these that an environment has.
 FRAMEWORKS = ("pytorch", "jax", "tensorflow")
-KERAS_BACKENDS = {"torch": "pytorch", "jax": "jax", "tensorflow": "tensorflow"}
 BANDWIDTHS = ("memory_bandwidth", "host_to_device", "device_to_host")
 #: What a GPU of a compute capability must be able to multiply, see jobs/performance.py.
 SINCE = {"matmul_fp32": (0, 0), "matmul_tf32": (8, 0), "matmul_bf16": (8, 0), "matmul_fp16": (5, 3)}
@@ -60,7 +60,7 @@ def chosen(c):
     """Return the environment and the framework that measure, or None when there is none."""
     for framework in FRAMEWORKS:
         for environment in c.environments:
-            backend = KERAS_BACKENDS.get(environment.get("keras_backend"))
+            backend = settings.KERAS_BACKENDS.get(environment.get("keras_backend"))
             if framework in environment["frameworks"] or (
                 "keras" in environment["frameworks"] and framework == backend
             ):

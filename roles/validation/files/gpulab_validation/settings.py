@@ -8,6 +8,8 @@ import json
 import os
 
 FRAMEWORKS = ("tensorflow", "keras", "pytorch", "jax")
+#: What Keras calls a backend -> the framework that it is.
+KERAS_BACKENDS = {"tensorflow": "tensorflow", "torch": "pytorch", "jax": "jax"}
 DEFAULTS = {
     "host": "",
     "base_dir": None,
@@ -144,7 +146,7 @@ def _environment(row, where, problems):
     for name in frameworks:
         if name not in FRAMEWORKS:
             problems.append("%s.frameworks.%s is unknown%s" % (where, name, _nearest(name, FRAMEWORKS)))
-    if row["keras_backend"] not in (None, "tensorflow", "torch", "jax"):
+    if row["keras_backend"] not in (None, *KERAS_BACKENDS):
         problems.append("%s.keras_backend is %r; write tensorflow, torch or jax" % (where, row["keras_backend"]))
     return row
 
